@@ -1,0 +1,91 @@
+"""The causal language model adapter: any Hugging Face decoder whose logits are `head(hidden)`.
+
+Name suffixes: B windows, T positions, D hidden units, V vocabulary entries.
+Rows are padded on the right and get no attention mask: a causal model never looks there.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from finf_core.errors import CheckpointError
+from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunked_example_loss
+from finf_core.windows import Window
+
+PROBE_TOLERANCE = 1e-3  # nats per target, head(hidden) against the model's own logits
+
+
+class TokenBatch(NamedTuple):
+    input_ids_BT: Tensor  # int64
+    labels_BT: Tensor  # int64, shifted, IGNORE_INDEX where nothing is predicted
+    lengths_B: Tensor  # int64, inputs that are not padding
+
+    @property
+    def is_input_BT(self) -> Tensor:
+        """True where a position holds a token of the window, False on padding."""
+        positions_T = torch.arange(self.input_ids_BT.shape[1], device=self.lengths_B.device)
+        return positions_T < self.lengths_B[:, None]
+
+
+class CausalLM:
+    """Adapter (`finf_core.adapter`) round a `transformers` causal language model."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.module: nn.Module = self.model
+        self.head = model.get_output_embeddings()
+        if self.head is None or model.base_model is model:
+            raise CheckpointError(f"{type(model).__name__} has no language-model head over a base model")
+        self.num_vocabulary = int(self.head.weight.shape[0])
+        self._check_head()
+
+    @property
+    def max_context_tokens(self) -> int | None:
+        """The longest input the model was built for, where its config says so."""
+        value = getattr(self.model.config, "max_position_embeddings", None)
+        return int(value) if value else None
+
+    def collate(self, examples: Sequence[Window]) -> TokenBatch:
+        """Pad windows on the right to the longest; id 0 stands in padding and is never a target."""
+        lengths = [len(window) for window in examples]
+        inputs_BT = torch.zeros(len(examples), max(lengths), dtype=torch.int64)
+        labels_BT = torch.full_like(inputs_BT, IGNORE_INDEX)
+        for index, window in enumerate(examples):
+            inputs_BT[index, : len(window)] = torch.from_numpy(window.input_ids)
+            labels_BT[index, : len(window)] = torch.from_numpy(window.labels)
+        device = self.head.weight.device
+        return TokenBatch(inputs_BT.to(device), labels_BT.to(device), torch.tensor(lengths, device=device))
+
+    def loss(self, batch: TokenBatch) -> ExampleLoss:
+        """Loss of each window; see `finf_core.losses`."""
+        return chunked_example_loss(self._hidden(batch), self.head, self.num_vocabulary, batch.labels_BT)
+
+    @torch.no_grad()
+    def sample_labels(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
+        """The same batch with every target drawn from the model's own distribution (for the true Fisher)."""
+        is_target_BT = batch.labels_BT != IGNORE_INDEX
+        hidden_ND = self._hidden(batch)[is_target_BT]
+        pieces = [
+            torch.multinomial(self.head(hidden_CD).float().softmax(-1), 1, generator=generator)[:, 0]
+            for hidden_CD in hidden_ND.split(1024)
+        ]
+        return batch._replace(labels_BT=batch.labels_BT.masked_scatter(is_target_BT, torch.cat(pieces)))
+
+    def _hidden(self, batch: TokenBatch) -> Tensor:
+        hidden: Tensor = self.model.base_model(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
+        return hidden
+
+    @torch.no_grad()
+    def _check_head(self) -> None:
+        """Some models scale or cap their logits after the head; scoring those as head(hidden) would be wrong."""
+        ids_BT = torch.arange(8, device=self.head.weight.device)[None] % self.num_vocabulary
+        hidden = self.model.base_model(input_ids=ids_BT, use_cache=False).last_hidden_state
+        ours, theirs = self.head(hidden), self.model(input_ids=ids_BT, use_cache=False).logits
+        gap = (ours.float().log_softmax(-1) - theirs.float().log_softmax(-1)).abs().max().item()
+        if not gap <= PROBE_TOLERANCE:
+            raise CheckpointError(
+                f"{type(self.model).__name__} changes its logits after the head (by {gap:.3g} nats); not supported"
+            )

@@ -1,0 +1,91 @@
+"""Per-example loss: the one number that every influence score here is made of.
+
+Name suffixes say the shape: B examples, T token positions, N target positions, D hidden
+units, V vocabulary entries. Losses are sums in nats, not means: windows of a long document
+then add up exactly, and the caller divides once, at the very end (`finf_core.scores.mean_loss`).
+Each position is taken in float32, the sum in float64: a score is a difference of two sums.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from finf_core.errors import InputError
+
+IGNORE_INDEX = -100  # label of a position with nothing to predict: padding, context
+CHUNK_LOGITS = 1 << 21  # logits alive at once; 8 MiB in float32, so a CPU's cache helps
+
+
+class ExampleLoss(NamedTuple):
+    sum_nats: Tensor  # (B,) float64
+    num_targets: Tensor  # (B,) int64
+
+
+def per_example_loss(logits_BTV: Tensor, labels_BT: Tensor) -> ExampleLoss:
+    """Sum the cross-entropy of each example on its own.
+
+    Args:
+        logits_BTV: any float dtype; the softmax is taken in float32, the sum in float64.
+        labels_BT: int64, already shifted: `labels_BT[b, t]` is the token that
+            `logits_BTV[b, t]` predicts, or `IGNORE_INDEX`.
+
+    Returns:
+        Nats and target counts per example. An example without targets gives 0.0 and 0.
+
+    Raises:
+        InputError: logits and labels disagree in shape.
+
+    Source: Ko et al., CVPR 2024, arXiv:2402.08922: a forward pass per training example reads nothing else.
+    """
+    if logits_BTV.ndim != 3 or logits_BTV.shape[:2] != labels_BT.shape:
+        got = f"logits {tuple(logits_BTV.shape)}, labels {tuple(labels_BT.shape)}"
+        raise InputError(f"per_example_loss wants logits (B, T, V) and labels (B, T); got {got}")
+    nats_N = _nats(logits_BTV.flatten(0, 1), labels_BT.flatten())
+    return _sum_per_example(nats_N.view_as(labels_BT), labels_BT)
+
+
+def chunked_example_loss(
+    hidden_BTD: Tensor, head: Callable[[Tensor], Tensor], num_vocabulary: int, labels_BT: Tensor
+) -> ExampleLoss:
+    """The same number as `per_example_loss(head(hidden), labels)` without the logits of the whole batch.
+
+    Only target positions are projected, at most `CHUNK_LOGITS` logits at a time; under
+    autograd each chunk's logits are computed again in the backward pass, never kept.
+
+    Args:
+        hidden_BTD: what the language-model head reads.
+        head: (N, D) to (N, V).
+        labels_BT: as in `per_example_loss`.
+    """
+    is_target_BT = labels_BT != IGNORE_INDEX
+    hidden_ND, labels_N = hidden_BTD[is_target_BT], labels_BT[is_target_BT]
+    chunk = max(1, CHUNK_LOGITS // num_vocabulary)
+
+    def chunk_nats(hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
+        return _nats(head(hidden_CD), labels_C)
+
+    if torch.is_grad_enabled():
+        pieces = [
+            checkpoint(chunk_nats, hidden_CD, labels_C, use_reentrant=False)
+            for hidden_CD, labels_C in zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True)
+        ]
+    else:
+        pieces = list(map(chunk_nats, hidden_ND.split(chunk), labels_N.split(chunk)))
+    nats_N = torch.cat(pieces)
+    nats_BT = torch.zeros(labels_BT.shape, dtype=nats_N.dtype, device=nats_N.device).masked_scatter(
+        is_target_BT, nats_N
+    )
+    return _sum_per_example(nats_BT, labels_BT)
+
+
+def _nats(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
+    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
+    return F.cross_entropy(wide, labels_N, ignore_index=IGNORE_INDEX, reduction="none")
+
+
+def _sum_per_example(nats_BT: Tensor, labels_BT: Tensor) -> ExampleLoss:
+    return ExampleLoss(nats_BT.double().sum(dim=1), (labels_BT != IGNORE_INDEX).sum(dim=1))

@@ -1,0 +1,58 @@
+"""Which parameters the mirrored update may move, and the model while they are moved."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+
+from torch import Tensor, nn
+
+from finf_core.errors import InputError
+
+Deltas = Mapping[str, Tensor]  # parameter name -> what is added to it, shaped like it, float32 or wider
+
+
+def moving_parameters(module: nn.Module, moves: str) -> dict[str, nn.Parameter]:
+    """The parameters named by `moves`: "all", "last:K" (the last K blocks), or a pattern such as "*.mlp.*".
+
+    Tied parameters appear once, under their first name.
+
+    Raises:
+        InputError: nothing is named, or the model has fewer than K blocks.
+    """
+    parameters = dict(module.named_parameters())
+    if moves == "all":
+        return parameters
+    if moves.startswith("last:"):
+        prefixes = _last_blocks(module, moves)
+        chosen = {name: p for name, p in parameters.items() if name.startswith(prefixes)}
+    else:
+        chosen = {name: p for name, p in parameters.items() if fnmatchcase(name, moves)}
+    if not chosen:
+        raise InputError(f"update.moves = {moves!r} names no parameter; the first are {list(parameters)[:3]}")
+    return chosen
+
+
+@contextmanager
+def moved(module: nn.Module, deltas: Deltas, scale: float = 1.0) -> Iterator[None]:
+    """The model at θ + scale·Δ; the very same θ (bit for bit) afterwards.
+
+    A parameter keeps its own dtype and device: the sum is taken in the wider of the two dtypes, then rounded to it.
+    """
+    parameters = dict(module.named_parameters())
+    base = {name: parameters[name].data for name in deltas}
+    try:
+        for name, delta in deltas.items():
+            parameters[name].data = (base[name] + scale * delta.to(base[name].device)).to(base[name].dtype)
+        yield
+    finally:
+        for name, data in base.items():
+            parameters[name].data = data
+
+
+def _last_blocks(module: nn.Module, moves: str) -> tuple[str, ...]:
+    lists = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
+    name, blocks = max(lists, key=lambda item: len(item[1]), default=("", nn.ModuleList()))
+    count = moves.removeprefix("last:")
+    if not count.isdigit() or not 1 <= int(count) <= len(blocks):
+        raise InputError(f"update.moves = {moves!r}: want last:K with K from 1 to {len(blocks)} blocks")
+    return tuple(f"{name}.{index}." for index in range(len(blocks) - int(count), len(blocks)))

@@ -1,0 +1,61 @@
+"""What a score is. The sign convention stands here and nowhere else: positive = proponent.
+
+Name suffixes: R rows, Q queries.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from finf_core.spec import Direction
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+SPREAD_FLOOR = 0.01  # mirror ratio; a row that moves for no query at all has no z-score to speak of
+
+
+def sign(direction: Direction) -> float:
+    """+1 for ascent (unlearn the query), −1 for descent (learn it): the s of every formula."""
+    return 1.0 if direction == "ascent" else -1.0
+
+
+def influence_score(base_nats: Floats, mirrored_nats: Floats, direction: Direction) -> Floats:
+    """s · (l(z; θ_q) − l(z; θ*)) in nats: positive when unlearning the query hurts the row.
+
+    Source: Ko et al., CVPR 2024, arXiv:2402.08922, equation 5, with its sign kept.
+    """
+    return sign(direction) * (mirrored_nats - base_nats)
+
+
+def mean_loss(sum_nats: Floats, num_targets: Ints) -> Floats:
+    """Nats per target; 0 where there are no targets."""
+    return np.divide(sum_nats, num_targets, out=np.zeros_like(sum_nats), where=num_targets > 0)
+
+
+def mirror_ratio(score_RQ: Floats, num_targets_R: Ints, moved_Q: Floats) -> Floats:
+    """Nats per target that a row loses for each nat per target that the query loses.
+
+    An exact copy of the query under the same loss mask has ratio 1, an unrelated row about 0.
+
+    Args:
+        score_RQ: `influence_score` of each row for each query, nats.
+        moved_Q: the query's own `influence_score` divided by its targets; positive.
+    """
+    return mean_loss(score_RQ, np.broadcast_to(num_targets_R[:, None], score_RQ.shape)) / moved_Q
+
+
+def control_z(ratio_RQ: Floats) -> Floats:
+    """How far a row's mirror ratio for one query stands out from its ratios for all other queries.
+
+    (ρ − mean of the others) / spread of the others, row by row, which removes rows that move for every query.
+    NaN when there are fewer than two other queries.
+    """
+    num_others = ratio_RQ.shape[1] - 1
+    if num_others < 2:
+        return np.full_like(ratio_RQ, np.nan)
+    sum_others = ratio_RQ.sum(axis=1, keepdims=True) - ratio_RQ
+    mean_others = sum_others / num_others
+    squares_others = (ratio_RQ**2).sum(axis=1, keepdims=True) - ratio_RQ**2
+    variance = np.maximum(0.0, squares_others / num_others - mean_others**2)
+    z_RQ: Floats = (ratio_RQ - mean_others) / np.sqrt(variance + SPREAD_FLOOR**2)
+    return z_RQ

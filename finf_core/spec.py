@@ -1,0 +1,112 @@
+"""The spec of a run: everything that could change a number, and nothing else.
+
+How many actors, how large a batch, which addresses: those are run options
+(`tasks.options`) and never part of a fingerprint.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from finf_core.errors import InputError
+
+SCORING_VERSION = 1  # raise it when a change moves any score: results of older versions are then not reused
+
+UpdateKind = Literal["sgd", "adam", "kfac"]
+Direction = Literal["ascent", "descent"]
+Labels = Literal["sampled", "data"]
+OnBadRow = Literal["fail", "skip"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A causal language model in a Hugging Face folder with safetensors."""
+
+    path: str
+    digest: str | None = None  # sha256 over the folder's weights, config and tokenizer; checked when given
+    context_tokens: int | None = None  # longest window; None: the model's own maximum
+    overlap_tokens: int = 64  # tokens of left context that a further window of a long row sees again
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        _require(self.context_tokens is None or self.context_tokens >= 2, "model.context_tokens must be at least 2")
+        _require(self.overlap_tokens >= 0, "model.overlap_tokens must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSpec:
+    """Parquet shards: one object, a folder, or a pattern such as `s3://bucket/corpus/*.parquet`."""
+
+    path: str
+    text_column: str = "text"
+    id_column: str | None = None
+    on_bad_row: OnBadRow = "fail"  # null or empty text: stop and name it, or skip, count and name it
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueriesSpec:
+    """Test items. The loss is taken on `target` only; `context` stands before it and is read, not scored."""
+
+    path: str
+    target: str = "{text}"  # a template over the columns
+    context: str = ""
+    id_column: str | None = None  # None: the row number
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(bool(self.target), "queries.target must not be empty")
+        _require(self.limit is None or self.limit >= 1, "queries.limit must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateSpec:
+    """The mirrored update: how the model is made to unlearn (ascent) or learn (descent) a query."""
+
+    kind: UpdateKind = "kfac"
+    direction: Direction = "ascent"
+    move_nats: float = 0.1  # the step is solved so that the query's mean loss moves this far, in nats per target
+    learning_rate: float | None = None  # a fixed step instead; the paper's released recipe: adam, 5e-3
+    moves: str = "all"  # "all", "last:K" (the last K blocks), or a pattern over parameter names
+    damping: float = 0.1  # kfac: relative to the mean eigenvalue of each layer
+    curvature_rows: int = 2048  # kfac: rows of the corpus that the factors are fitted on
+    curvature_labels: Labels = "sampled"  # kfac: the model's own samples (true Fisher) or the data (empirical)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.move_nats > 0, "update.move_nats must be positive")
+        _require(self.learning_rate is None or self.learning_rate > 0, "update.learning_rate must be positive")
+        _require(self.damping > 0, "update.damping must be positive")
+        _require(self.curvature_rows >= 1, "update.curvature_rows must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSpec:
+    """What is kept of the scores, and when a query counts as leaked."""
+
+    top_k: int = 20
+    by: Literal["mirror_ratio", "control_z"] = "mirror_ratio"
+    leaked_from: float = 0.5  # mirror ratio of the best row
+
+    def __post_init__(self) -> None:
+        _require(self.top_k >= 1, "rank.top_k must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanSpec:
+    """A leakage scan: score every row of the corpus against every query."""
+
+    name: str
+    model: ModelSpec
+    corpus: CorpusSpec
+    queries: QueriesSpec
+    update: UpdateSpec = UpdateSpec()
+    rank: RankSpec = RankSpec()
+    kind: Literal["scan"] = "scan"
+
+    def __post_init__(self) -> None:
+        allowed = self.name.replace("-", "").replace("_", "")
+        _require(allowed.isascii() and allowed.isalnum(), "name: letters, digits, - and _ only (it names a folder)")

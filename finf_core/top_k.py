@@ -1,0 +1,49 @@
+"""The best rows of each query, kept while streaming: merging is associative, so shards may finish in any order.
+
+Ties are broken by shard and row: the result is a function of the set of candidates alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from finf_core.scores import Floats
+
+CANDIDATES = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("shard", pa.string()),
+        ("row", pa.int64()),  # within the shard, from 0
+        ("document_id", pa.string()),
+        ("score", pa.float64()),  # nats
+        ("mirror_ratio", pa.float64()),
+        ("control_z", pa.float64()),
+        ("base_nats", pa.float64()),
+        ("num_targets", pa.int64()),
+        ("text_excerpt", pa.string()),
+    ]
+)
+
+
+def top_rows(values_R: Floats, k: int) -> npt.NDArray[np.int64]:
+    """Indices of the k largest values, best first, ties in row order; NaN and infinities never rank."""
+    ranked = np.flatnonzero(np.isfinite(values_R))
+    return ranked[np.argsort(-values_R[ranked], kind="stable")][:k].astype(np.int64)
+
+
+def merge_top(tables: Sequence[pa.Table], k: int, by: str) -> pa.Table:
+    """Merge candidate tables and keep the k best rows of each query, ordered by query and rank."""
+    table = pa.concat_tables(tables)
+    order = [("query_id", "ascending"), (by, "descending"), ("shard", "ascending"), ("row", "ascending")]
+    table = table.sort_by(order)
+    return table.filter(pa.array(ranks(table["query_id"]) <= k))
+
+
+def ranks(sorted_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+    """1, 2, 3, … within each run of equal ids."""
+    codes = sorted_ids.combine_chunks().dictionary_encode().indices.to_numpy()
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    lengths = np.diff(starts, append=len(codes))
+    return np.arange(len(codes)) - np.repeat(starts, lengths) + 1

@@ -1,0 +1,149 @@
+"""The command line. Exit codes: 0 done; 1 failed; 2 wrong usage, config or input; 3 done, and leakage was found."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finf_core.errors import CheckpointError, FinfError, InputError
+from flows.environment import set_environment
+
+if TYPE_CHECKING:
+    from tasks.options import RunOptions
+
+FAILED, WRONG_INPUT, FOUND_LEAKAGE = 1, 2, 3
+
+app = typer.Typer(
+    name="finf",
+    help="Which rows of the training corpus is a model's behaviour on this test example coupled to?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path, typer.Argument(help="CONFIG.toml; `finf init scan` writes one.")]
+Run = Annotated[str, typer.Argument(help="The run's folder or s3:// URI.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
+Store = Annotated[str, typer.Option(help="Folder or s3:// URI that holds runs and the cache.")]
+Actors = Annotated[int | None, typer.Option(min=1, help="Ray actors; default: one per GPU, else two.")]
+RayAddress = Annotated[str | None, typer.Option(help="An existing Ray cluster; default: a local one for this run.")]
+BatchTokens = Annotated[int, typer.Option(min=1, help="Padded tokens in one forward pass.")]
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where inputs, model and runs go.")] = Path("demo-run"),
+    as_json: Json = False,
+) -> None:
+    """Plant HumanEval problems in the standard library's functions, train a model on them, and find them again."""
+    from flows.demo import run_demo
+
+    run_demo(folder, as_json)
+
+
+@app.command()
+def init(
+    kind: Annotated[str, typer.Argument(help="scan")],
+    path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("finf.toml"),
+    as_json: Json = False,
+) -> None:
+    """Write a config to start from; never over an existing file."""
+    from flows.config_template import TEMPLATES
+
+    if kind not in TEMPLATES:
+        raise InputError(f"finf init: no kind {kind!r}; want one of {', '.join(TEMPLATES)}")
+    if path.exists():
+        raise InputError(f"{path}: exists already; name another file")
+    path.write_text(TEMPLATES[kind], encoding="utf-8")
+    _show({"config": str(path)}, as_json, f"wrote {path}; edit it, then: finf plan {path}")
+
+
+@app.command()
+def scan(
+    config: Config,
+    store: Store = "finf-store",
+    actors: Actors = None,
+    ray_address: RayAddress = None,
+    batch_tokens: BatchTokens = 8192,
+    as_json: Json = False,
+) -> None:
+    """Score every row of the corpus against every query; exit code 3 when leakage was found."""
+    from flows.scan import scan as scan_flow
+    from tasks.config import load_config
+    from tasks.read_report import read_report, report_summary
+
+    run_uri = scan_flow(load_config(config), _options(store, actors, ray_address, batch_tokens))
+    report = read_report(run_uri)
+    _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
+    if report["summary"]["num_leaked"]:
+        raise typer.Exit(FOUND_LEAKAGE)
+
+
+@app.command()
+def plan(config: Config, store: Store = "finf-store", batch_tokens: BatchTokens = 8192, as_json: Json = False) -> None:
+    """Rows, tokens, passes and time, from a measured sample, before anything is paid."""
+    from tasks.config import load_config
+    from tasks.plan import plan_scan
+
+    found = plan_scan(load_config(config), _options(store, None, None, batch_tokens))
+    text = (
+        f"{found.num_rows:,} rows in {found.num_shards:,} shards ({found.num_units:,} units of work), "
+        f"about {found.num_tokens:,} tokens\n"
+        f"{found.num_queries:,} queries: {found.num_passes:,} passes over the corpus\n"
+        f"{found.tokens_per_second:,.0f} tokens/s on this machine (measured on {found.sample_rows} rows): "
+        f"about {found.seconds / 60:,.1f} minutes"
+    )
+    _show(asdict(found), as_json, text)
+
+
+@app.command()
+def status(run: Run, as_json: Json = False) -> None:
+    """How far a run is, from its objects in the store."""
+    from tasks.run_status import run_status
+
+    found = run_status(run)
+    text = (
+        f"{run}: {'complete' if found.complete else 'not complete'}; "
+        f"{found.queries_solved:,} of {found.num_queries:,} updates solved, "
+        f"{found.rows_scored:,} of {found.num_rows:,} rows scored"
+    )
+    _show(asdict(found), as_json, text)
+
+
+@app.command()
+def report(run: Run, as_json: Json = False) -> None:
+    """Write report.html anew from report.json and print the outcome."""
+    from tasks.read_report import read_report, render_again, report_summary
+
+    found = read_report(run)
+    render_again(run, found)
+    _show({"run": run, **found["summary"]}, as_json, report_summary(run, found))
+
+
+def _options(store: str, actors: int | None, ray_address: str | None, batch_tokens: int) -> "RunOptions":
+    from tasks.actor_pool import PoolOptions
+    from tasks.options import RunOptions
+
+    pool = PoolOptions(num_actors=actors, ray_address=ray_address)
+    return RunOptions(store=store, batch_tokens=batch_tokens, pool=pool)
+
+
+def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
+    print(json.dumps(result) if as_json else text)
+
+
+def main() -> None:
+    """The entry point: one line for every error that finf knows."""
+    set_environment()
+    try:
+        app()
+    except FinfError as error:
+        print(f"finf: {error}", file=sys.stderr)
+        sys.exit(WRONG_INPUT if isinstance(error, InputError | CheckpointError) else FAILED)
+
+
+if __name__ == "__main__":
+    main()

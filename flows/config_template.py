@@ -1,0 +1,35 @@
+"""What `finf init KIND` writes: a config that explains itself."""
+
+SCAN = """\
+# A leakage scan. This file says what is computed; flags of `finf scan` say where and how (--store, --actors, ...).
+kind = "scan"
+name = "my-scan"
+
+[model]
+path = "path/to/checkpoint"        # Hugging Face folder with safetensors; a folder, s3://..., or a hub id
+# context_tokens = 1024            # longest window; default: the model's own maximum
+# dtype = "bfloat16"               # default float32
+
+[corpus]
+path = "s3://bucket/corpus/*.parquet"
+text_column = "text"
+# id_column = "document_id"        # default: the row number
+# on_bad_row = "skip"              # null or empty text: default "fail"; "skip" counts and names such rows
+
+[queries]
+path = "benchmark.jsonl"           # Parquet, JSONL or the name of a data set
+context = "{prompt}"               # read, not scored
+target = "{solution}"              # the loss is taken here: the part that can leak
+# id_column = "task_id"
+
+[update]
+kind = "kfac"                      # or "sgd", or "adam" (with learning_rate = 5e-3: the paper's released recipe)
+move_nats = 0.1                    # how far the query's own loss is moved, in nats per target
+# moves = "last:2"                 # "all", the last blocks, or a pattern over parameter names
+
+[rank]
+top_k = 20
+leaked_from = 0.5                  # mirror ratio of the best row from which a query is called leaked
+"""
+
+TEMPLATES = {"scan": SCAN}

@@ -1,0 +1,59 @@
+"""The progress of a run in the terminal: a live bar, or a line now and then where there is no terminal."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bars
+
+from tasks.progress import Progress
+
+LINE_SECONDS = 20.0
+
+
+class ProgressBar:
+    """A listener of `tasks.progress.Meter`; writes to standard error, so standard output stays a result."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bars = Bars(
+            TextColumn("{task.description:<14}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rates]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task_of: dict[str, TaskID] = {}
+        self.told = 0.0
+
+    def __enter__(self) -> "ProgressBar":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bars.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage not in self.task_of:
+            self.task_of[progress.stage] = self.bars.add_task(progress.stage, total=progress.total, rates="")
+            self.told = time.monotonic()
+        self.bars.update(self.task_of[progress.stage], completed=progress.done, rates=rates(progress))
+        ended = progress.done >= progress.total
+        if not self.console.is_terminal and (ended or time.monotonic() - self.told >= LINE_SECONDS):
+            self.told = time.monotonic()
+            line = f"{progress.stage}: {progress.done:,}/{progress.total:,} {rates(progress)}"
+            print(line, file=sys.stderr, flush=True)
+
+
+def rates(progress: Progress) -> str:
+    """Such as "31.2 rows/s, 1,870 tokens/s, 0:42 left"."""
+    parts = [f"{progress.units_per_second:,.1f} {progress.unit}/s"]
+    if progress.tokens_per_second:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+    if progress.seconds_left is not None and progress.done < progress.total:
+        minutes, seconds = divmod(round(progress.seconds_left), 60)
+        parts.append(f"{minutes}:{seconds:02d} left")
+    return ", ".join(parts)

@@ -1,0 +1,61 @@
+"""Before anything is paid: does the model read this corpus better than chance, and how fast?"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+
+from finf_core.errors import CheckpointError
+from finf_core.score_rows import score_rows
+from tasks import storage
+from tasks.actor_pool import ActorPool
+from tasks.bad_rows import sort_out_bad_rows
+from tasks.checkpoint import LoadedModel
+from tasks.corpus import Unit, read_unit
+from tasks.encode import encode_rows
+from tasks.job import ScanJob
+from tasks.score_shards import planned_units
+
+SAMPLE_ROWS = 64
+WORSE_THAN_CHANCE_NATS = 1.0  # mean loss above log V by more: model and tokenizer do not belong together
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """What a sample of rows says about the whole corpus."""
+
+    num_rows: int
+    num_tokens: int
+    mean_nats: float  # per target
+    seconds: float  # of one forward pass over the sample
+
+
+def check_model(job: ScanJob, pool: ActorPool) -> str:
+    """Have one actor check the model on the first unit that has rows; publishes what it saw."""
+    unit = next(planned_units(job))
+    [(_, check)] = pool.map("check_model", [unit])
+    storage.publish_bytes(job.model_check_uri, json.dumps(asdict(check)).encode())
+    return job.model_check_uri
+
+
+def check_model_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> ModelCheck:
+    """Score the first rows of a unit with the base model.
+
+    Raises:
+        CheckpointError: the model is worse than a uniform guess on them.
+    """
+    rows = next(read_unit(unit, job.spec.corpus))[:SAMPLE_ROWS]
+    good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
+    windows = encode_rows(model, job.spec.model, [row.text or "" for row in good])
+    started = time.monotonic()
+    losses = score_rows(model.adapter, windows, [], job.batch_tokens)
+    seconds = time.monotonic() - started
+    mean_nats = float(losses.base_nats_R.sum()) / max(1, int(losses.num_targets_R.sum()))
+    chance = math.log(model.adapter.num_vocabulary)
+    if mean_nats > chance + WORSE_THAN_CHANCE_NATS:
+        raise CheckpointError(
+            f"{job.spec.model.path}: loss {mean_nats:.2f} nats per token on {unit.shard}, chance is {chance:.2f}: "
+            "tokenizer and weights do not belong together, or the column is not text of this model's kind"
+        )
+    num_tokens = sum(len(window) for row in windows for window in row)
+    return ModelCheck(len(rows), num_tokens, mean_nats, seconds)

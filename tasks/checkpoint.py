@@ -1,0 +1,126 @@
+"""Checkpoints: a Hugging Face folder with safetensors, local, remote or in the hub's cache.
+
+Nothing is unpickled and no code from a checkpoint runs: weights come from safetensors only.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+
+from finf_core.causal_lm import CausalLM
+from finf_core.errors import CheckpointError
+from finf_core.fingerprint import digest_chunks, fingerprint, short
+from finf_core.spec import ModelSpec
+from tasks import storage
+
+WEIGHTS, PICKLES = "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
+DESCRIBED_BY = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")  # what a digest covers
+READ_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    adapter: CausalLM
+    tokenizer: transformers.PreTrainedTokenizerBase
+    context_tokens: int
+
+
+def local_checkpoint(path: str) -> Path:
+    """The checkpoint's folder on this machine; a remote one is copied once, a hub id comes from the hub or its cache.
+
+    Raises:
+        CheckpointError: no folder, or no safetensors in it (pickled weights are refused by name).
+    """
+    if "://" in path:
+        folder = Path.home() / ".cache" / "finf" / "checkpoints" / short(_remote_stamp(path))
+        if not folder.exists():
+            storage.download_folder(path, folder)
+    else:
+        folder = Path(path) if Path(path).is_dir() else _from_hub(path)
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if not any(folder.glob(WEIGHTS)):
+        refused = f"{pickles[0]} is pickled and could run code; save it as safetensors" if pickles else "none found"
+        raise CheckpointError(f"{path}: want weights in *.safetensors: {refused}")
+    return folder
+
+
+def digest_checkpoint(folder: Path) -> str:
+    """SHA-256 over the names and contents of the files that decide the model's behaviour."""
+    files = sorted({file for pattern in DESCRIBED_BY for file in folder.glob(pattern)})
+    return fingerprint({file.name: digest_chunks(_chunks(file)) for file in files})
+
+
+def load_model(spec: ModelSpec, device: str) -> LoadedModel:
+    """Load model and tokenizer, refusing whatever would score silently wrong.
+
+    Raises:
+        CheckpointError: unreadable or incomplete weights, or a tokenizer that does not fit the model.
+    """
+    folder = local_checkpoint(spec.path)
+    try:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, spec.dtype),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{spec.path}: cannot be loaded: {_first_line(error)}") from error
+    model, info = loaded
+    missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{spec.path}: {len(missing)} weights are missing or misshapen, the first is {missing[0]}"
+        )
+    adapter = CausalLM(model.to(device))
+    _check_tokenizer(tokenizer, adapter, spec.path)
+    return LoadedModel(adapter, tokenizer, _context_tokens(spec, adapter))
+
+
+def _check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, adapter: CausalLM, path: str) -> None:
+    if not tokenizer.is_fast:
+        raise CheckpointError(f"{path}: want a fast tokenizer (tokenizer.json); loss masks need character offsets")
+    if len(tokenizer) > adapter.num_vocabulary:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {len(tokenizer)} tokens, the model {adapter.num_vocabulary}: they do not match"
+        )
+
+
+def _context_tokens(spec: ModelSpec, adapter: CausalLM) -> int:
+    longest = adapter.max_context_tokens
+    if spec.context_tokens is None and longest is None:
+        raise CheckpointError(f"{spec.path}: the config names no maximum length; set model.context_tokens")
+    if spec.context_tokens is not None and longest is not None and spec.context_tokens > longest:
+        raise CheckpointError(f"model.context_tokens = {spec.context_tokens}, but {spec.path} was built for {longest}")
+    return spec.context_tokens or longest or 0
+
+
+def _from_hub(path: str) -> Path:
+    try:
+        return Path(snapshot_download(path, allow_patterns=list(DESCRIBED_BY)))
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(f"{path}: no such folder, and not in the hub's cache ({_first_line(error)})") from error
+
+
+def _remote_stamp(path: str) -> str:
+    objects = storage.list_objects(storage.join(path, "*"))
+    return fingerprint([[item.uri, item.size_bytes, item.etag] for item in objects])
+
+
+def _chunks(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        while chunk := stream.read(READ_BYTES):
+            yield chunk
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).strip().splitlines()[0]

@@ -1,0 +1,54 @@
+"""Which client serves a URI: local folders, s3://, and whatever else fsspec knows."""
+
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow import fs as arrow_fs
+
+from finf_core.errors import InputError
+from tasks.s3_clients import arrow_filesystem, s3fs_filesystem
+
+S3_SCHEMES = ("s3", "s3a")
+
+
+def locate(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of a URI and the path inside it; a local path comes back absolute.
+
+    Raises:
+        InputError: the URI is empty, carries a password, or is of a kind that no installed client knows.
+    """
+    _refuse_credentials(uri)
+    if is_s3(uri):
+        filesystem = s3fs_filesystem()
+        return filesystem, filesystem._strip_protocol(uri)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"no storage client for {uri} ({error}); use a local path or s3://bucket/key") from error
+    return filesystem, path
+
+
+def locate_for_arrow(uri: str) -> tuple[Any, str]:
+    """The same for pyarrow, which reads ranges by itself and without Python's lock where it knows the storage."""
+    filesystem, path = locate(uri)
+    if is_s3(uri):
+        return arrow_filesystem(), path
+    if is_local(filesystem):
+        return arrow_fs.LocalFileSystem(), path
+    return arrow_fs.PyFileSystem(arrow_fs.FSSpecHandler(filesystem)), path
+
+
+def is_s3(uri: str) -> bool:
+    return uri.partition("://")[0] in S3_SCHEMES
+
+
+def is_local(filesystem: Any) -> bool:
+    return isinstance(filesystem, LocalFileSystem)
+
+
+def _refuse_credentials(uri: str) -> None:
+    if not uri:
+        raise InputError("an empty storage URI; give a local path or s3://bucket/key")
+    if "@" in uri.partition("://")[2].partition("/")[0]:
+        raise InputError("a storage URI must not carry a user name or a password; use the environment or a profile")

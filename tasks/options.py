@@ -1,0 +1,12 @@
+"""Run options: where and how a run happens. None of them may change a number, so none is in a fingerprint."""
+
+from dataclasses import dataclass, field
+
+from tasks.actor_pool import PoolOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    store: str = "finf-store"  # folder or s3:// URI that holds runs and the cache
+    batch_tokens: int = 8192  # padded tokens in one forward pass
+    pool: PoolOptions = field(default_factory=PoolOptions)

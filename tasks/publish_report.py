@@ -1,0 +1,100 @@
+"""Write report.html and, last of all, report.json: when that is there, the run is complete."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import pyarrow as pa
+
+from finf_core.ratio_histogram import EDGES
+from finf_core.report.html import render_report
+from finf_core.spec import SCORING_VERSION
+from finf_core.verdict import NO_ERROR_RATE, verdict_rule
+from tasks import storage
+from tasks.job import ScanJob
+from tasks.queries import queries_from_table
+
+EXCERPT_CHARACTERS = 600
+NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
+
+Timing = dict[str, Any]  # stage, seconds, cached
+
+
+def publish_report(job: ScanJob, timings: Sequence[Timing]) -> str:
+    """Gather every number of the run; returns the URI of report.json."""
+    report = build_report(job, timings)
+    storage.publish_bytes(job.file("report.html"), render_report(report).encode())
+    storage.publish_bytes(job.file("report.json"), json.dumps(report, allow_nan=False).encode())
+    return job.file("report.json")
+
+
+def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
+    """The mapping that report.json holds and `finf_core.report.html` renders."""
+    totals = json.loads(storage.read_bytes(job.file("totals.json")))
+    verdicts = storage.read_table(job.file("queries.parquet")).to_pylist()
+    skipped = [dict(zip(("shard", "row", "reason"), item, strict=True)) for item in totals.pop("skipped_rows")]
+    return {
+        "kind": job.spec.kind,
+        "name": job.spec.name,
+        "fingerprint": job.fingerprint,
+        "finf_version": version("finf"),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "summary": {
+            "num_queries": len(verdicts),
+            "num_leaked": sum(verdict["leaked"] for verdict in verdicts),
+            "seconds": sum(timing["seconds"] for timing in timings),
+            **totals,
+        },
+        "verdict": {
+            "rule": verdict_rule(job.spec.rank),
+            "threshold": job.spec.rank.leaked_from,
+            "error_rate": None,
+            "note": NO_ERROR_RATE,
+        },
+        "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]),
+        "queries": _query_sections(job, verdicts, storage.read_table(job.file("top.parquet"))),
+        "skipped_rows": skipped,
+        "spec": asdict(job.spec),
+        "inputs": {
+            "model": {"path": job.spec.model.path, "digest": job.model_digest},
+            "queries": {"path": job.spec.queries.path, "digest": job.queries_digest},
+            "corpus": {"path": job.spec.corpus.path, "digest": job.shards_digest},
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "scoring": str(SCORING_VERSION),
+            **{name: version(name) for name in NAMED_VERSIONS},
+        },
+        "timings": list(timings),
+    }
+
+
+def _histogram(counts_QK: Sequence[Sequence[int]]) -> dict[str, Any]:
+    below, *counts, above = (sum(bin_counts) for bin_counts in zip(*counts_QK, strict=True))
+    return {"edges": [round(float(edge), 10) for edge in EDGES], "counts": counts, "below": below, "above": above}
+
+
+def _query_sections(job: ScanJob, verdicts: Sequence[dict[str, Any]], top: pa.Table) -> list[dict[str, Any]]:
+    rows_of: dict[str, list[dict[str, Any]]] = {}
+    for row in top.to_pylist():
+        rows_of.setdefault(row.pop("query_id"), []).append(row)
+    texts = {
+        query.query_id: query.context + query.target
+        for query in queries_from_table(storage.read_table(job.queries_uri))
+    }
+    return [
+        {
+            "query_id": verdict["query_id"],
+            "text_excerpt": texts[verdict["query_id"]][:EXCERPT_CHARACTERS],
+            "num_targets": verdict["num_targets"],
+            "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
+            "moved_nats_per_target": verdict["moved_nats"],
+            **{key: verdict[key] for key in ("max_mirror_ratio", "p_value", "q_value", "leaked")},
+            "top": rows_of.get(verdict["query_id"], []),
+        }
+        for verdict in verdicts
+    ]

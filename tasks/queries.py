@@ -1,0 +1,88 @@
+"""Queries: test items from Parquet, JSONL or a `datasets` name, read with the `datasets` library."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import pyarrow as pa
+
+from finf_core.errors import InputError
+from finf_core.fingerprint import fingerprint
+from finf_core.spec import QueriesSpec
+from finf_core.template import fill_template, template_columns
+from tasks import storage
+
+READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+
+
+@dataclass(frozen=True)
+class Query:
+    query_id: str
+    context: str  # read, not scored
+    target: str  # its loss moves the model
+
+    @property
+    def digest(self) -> str:
+        """Of the text alone: the same item under another id is the same work."""
+        return fingerprint([self.context, self.target])
+
+
+def load_queries(spec: QueriesSpec) -> list[Query]:
+    """Read and fill the templates.
+
+    Raises:
+        InputError: nothing to read, a missing column, an empty target or a repeated id; names the row.
+    """
+    queries: list[Query] = []
+    rows_of_id: dict[str, int] = {}
+    for index, row in enumerate(_rows(spec)):
+        if spec.limit is not None and index >= spec.limit:
+            break
+        query = _query(spec, index, row)
+        if query.query_id in rows_of_id:
+            first = rows_of_id[query.query_id]
+            raise InputError(f"{spec.path}: rows {first} and {index} have the same id {query.query_id!r}")
+        rows_of_id[query.query_id] = index
+        queries.append(query)
+    if not queries:
+        raise InputError(f"{spec.path}: no queries in it")
+    return queries
+
+
+def queries_table(queries: Sequence[Query]) -> pa.Table:
+    columns = ("query_id", "context", "target")
+    return pa.table({name: pa.array([getattr(query, name) for query in queries], pa.string()) for name in columns})
+
+
+def queries_from_table(table: pa.Table) -> list[Query]:
+    return [Query(**row) for row in table.to_pylist()]
+
+
+def _query(spec: QueriesSpec, index: int, row: dict[str, Any]) -> Query:
+    try:
+        context, target = fill_template(spec.context, row), fill_template(spec.target, row)
+        query_id = fill_template("{" + spec.id_column + "}", row) if spec.id_column else str(index)
+    except InputError as error:
+        raise InputError(f"{spec.path}: row {index}: {error}") from error
+    if not target.strip():
+        raise InputError(f"{spec.path}: row {index}: the target {spec.target!r} is empty")
+    return Query(query_id, context, target)
+
+
+def _rows(spec: QueriesSpec) -> Iterator[dict[str, Any]]:
+    template_columns(spec.context + spec.target)  # a bad template is refused before anything is read
+    suffix = "." + spec.path.rsplit(".", 1)[-1]
+    try:
+        if suffix in READERS:
+            for item in storage.list_objects(spec.path):
+                yield from _stream(READERS[suffix], data_files=item.uri)
+        else:
+            yield from _stream(spec.path)
+    except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
+        raise InputError(f"{spec.path}: cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _stream(name: str, **options: Any) -> Iterator[dict[str, Any]]:
+    """Streaming keeps no copy in the library's own cache, so a changed file is always read anew."""
+    yield from datasets.load_dataset(name, split="train", streaming=True, **options)

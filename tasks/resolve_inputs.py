@@ -1,0 +1,68 @@
+"""Resolve a spec: look at every input once, name it by its content, and write down what was found."""
+
+import json
+from dataclasses import asdict, dataclass
+
+from pydantic import TypeAdapter
+
+from finf_core.errors import CheckpointError
+from finf_core.fingerprint import fingerprint
+from finf_core.spec import ScanSpec
+from tasks import storage
+from tasks.checkpoint import digest_checkpoint, local_checkpoint
+from tasks.corpus import Shard, list_shards, shards_table
+from tasks.job import ScanJob
+from tasks.options import RunOptions
+from tasks.queries import Query, load_queries, queries_table
+
+JOB = "spec.json"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a scan reads, looked at but not yet paid for."""
+
+    job: ScanJob
+    shards: list[Shard]
+    queries: list[Query]
+
+
+def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
+    """Check and digest model, corpus and queries; writes nothing.
+
+    Raises:
+        InputError, CheckpointError: an input is missing or unusable.
+    """
+    model_digest = digest_checkpoint(local_checkpoint(spec.model.path))
+    if spec.model.digest not in (None, model_digest):
+        raise CheckpointError(f"{spec.model.path}: its digest is {model_digest}, the config wants {spec.model.digest}")
+    shards, queries = list_shards(spec.corpus), load_queries(spec.queries)
+    job = ScanJob(
+        spec=spec,
+        store=options.store,
+        batch_tokens=options.batch_tokens,
+        model_digest=model_digest,
+        shards_digest=fingerprint(shards),
+        queries_digest=fingerprint(queries),
+    )
+    return Inputs(job, shards, queries)
+
+
+def resolve_inputs(spec: ScanSpec, options: RunOptions) -> ScanJob:
+    """Find the inputs and publish the run's record of them: shards.parquet, queries_in.parquet, spec.json."""
+    inputs = find_inputs(spec, options)
+    job = inputs.job
+    storage.publish_table(job.shards_uri, shards_table(inputs.shards))
+    storage.publish_table(job.queries_uri, queries_table(inputs.queries))
+    storage.publish_bytes(job.file(JOB), json.dumps(asdict(job), indent=2).encode())
+    return job
+
+
+def read_job(run_uri: str) -> ScanJob:
+    """The job of a run's folder.
+
+    Raises:
+        InputError: there is no run in that folder.
+    """
+    text = storage.read_bytes(storage.join(run_uri, JOB))
+    return TypeAdapter(ScanJob).validate_json(text)

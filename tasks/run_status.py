@@ -1,0 +1,34 @@
+"""How far a run is, told from its objects in the store alone: from any machine, while it runs or after."""
+
+from dataclasses import dataclass
+
+from tasks import storage
+from tasks.queries import queries_from_table
+from tasks.resolve_inputs import read_job
+from tasks.score_shards import pending_units, planned_units
+from tasks.solve_updates import pending_queries
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    run: str
+    complete: bool
+    queries_solved: int
+    num_queries: int
+    rows_scored: int
+    num_rows: int
+
+
+def run_status(run_uri: str) -> RunStatus:
+    """Raises InputError when there is no run in that folder."""
+    job = read_job(run_uri)
+    queries = queries_from_table(storage.read_table(job.queries_uri))
+    num_rows = sum(unit.num_rows for unit in planned_units(job))
+    return RunStatus(
+        run=run_uri,
+        complete=storage.exists(job.file("report.json")),
+        queries_solved=len(queries) - len(pending_queries(job)),
+        num_queries=len(queries),
+        rows_scored=num_rows - sum(unit.num_rows for unit in pending_units(job)),
+        num_rows=num_rows,
+    )

@@ -1,0 +1,185 @@
+"""The one wrapper over storage, local or remote.
+
+An object appears whole or not at all, a listing is always fresh, and every foreign error leaves as one of ours
+(`tasks.storage_errors`). Parquet is read through pyarrow's own filesystems: ranges of columns, not whole objects.
+Every function raises InputError for what is missing, not allowed or wrong, StorageError for what may work later.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finf_core.errors import InputError, StorageError
+from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
+from tasks.partial_files import is_filled, is_partial, whole_folder, write_whole
+from tasks.s3_clients import put_deadline_seconds
+from tasks.storage_errors import parquet_errors, storage_errors
+
+MAX_PUT_BYTES = 5 * 2**30  # S3's limit for one put
+GLOB_CHARACTERS = frozenset("*?[")
+NOT_A_NAME = {"", ".", ".."}
+
+
+class StoredObject(NamedTuple):
+    uri: str  # s3://bucket/key, or an absolute local path
+    size_bytes: int
+    etag: str  # another one when the content was replaced; of a local file its mtime (ns) and size
+
+
+def join(uri: str, *parts: str) -> str:
+    """Append parts to a URI with `/`. Raises InputError for a part that is empty, absolute or holds '.' or '..'."""
+    for part in parts:
+        if not NOT_A_NAME.isdisjoint(part.split("/")):
+            raise InputError(f"{part!r} cannot be joined to {uri!r}: it must be relative, without '..' or empty names")
+    if not uri:
+        raise InputError(f"{'/'.join(parts)!r} cannot be joined to an empty URI")
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def list_objects(pattern: str) -> list[StoredObject]:
+    """The objects that a glob matches, or every *.parquet below a folder, or one object; sorted by URI."""
+    filesystem, path = locate(pattern)
+    with storage_errors(pattern):
+        infos = _glob(filesystem, path) if not GLOB_CHARACTERS.isdisjoint(path) else _find_parquet(filesystem, path)
+        objects = [_stored_object(filesystem, info) for info in infos if _is_finished(info)]
+    if not objects:
+        raise InputError(f"nothing matches {pattern}: give a glob, a folder with *.parquet below it, or one object")
+    return sorted(objects)
+
+
+def list_names(folder_uri: str) -> set[str]:
+    """Names of the finished objects directly in a folder; the empty set if there is no such folder."""
+    filesystem, path = locate(folder_uri)
+    with storage_errors(folder_uri):
+        try:
+            infos = filesystem.ls(path, detail=True)
+        except FileNotFoundError:
+            return set()
+    entries = [(PurePosixPath(info["name"]), info) for info in infos]
+    return {entry.name for entry, info in entries if entry.parent == PurePosixPath(path) and _is_finished(info)}
+
+
+def exists(uri: str) -> bool:
+    """Whether there is an object or a folder of this name."""
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        try:
+            filesystem.info(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def read_bytes(uri: str) -> bytes:
+    """A whole object."""
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        return bytes(filesystem.cat_file(path))
+
+
+def publish_bytes(uri: str, data: bytes) -> None:
+    """Store an object whole or not at all: one put from memory, or a file that is renamed when it is on disk."""
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        if is_local(filesystem):
+            write_whole(Path(path), data)
+        elif is_s3(uri):
+            filesystem.pipe_file(path, data, chunksize=MAX_PUT_BYTES, timeout=put_deadline_seconds(len(data)))
+        else:
+            filesystem.pipe_file(path, data)
+
+
+def publish_table(uri: str, table: pa.Table) -> None:
+    """Store a table as Parquet (zstd). It is encoded in memory first: a broken-off writer block would leave a
+    shorter file that is valid."""
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, compression="zstd")
+    publish_bytes(uri, buffer.getvalue().to_pybytes())
+
+
+def open_parquet(uri: str) -> pq.ParquetFile:
+    """Open a Parquet file by its footer, for `read_row_group`. Close it, or use it in a `with`."""
+    filesystem, path = locate_for_arrow(uri)
+    with parquet_errors(uri):
+        return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
+
+
+def read_row_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str], uri: str) -> pa.Table:
+    """Some columns of one row group of an open file; over the network only their bytes are fetched."""
+    with parquet_errors(uri):
+        return parquet.read_row_group(group, columns=_known_columns(parquet, columns, uri))
+
+
+def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """A whole Parquet file, or some of its top-level columns."""
+    with open_parquet(uri) as parquet, parquet_errors(uri):
+        return parquet.read(columns=None if columns is None else _known_columns(parquet, columns, uri))
+
+
+def download_folder(uri: str, local_folder: Path) -> None:
+    """Copy every object below a folder to a local folder, which appears whole or not at all.
+
+    A local folder that is there and not empty counts as complete and is left alone: name it after what it holds
+    (a digest), and several processes of one machine may ask for it at once.
+    """
+    if is_filled(local_folder):
+        return
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        infos = [info for info in filesystem.find(path, detail=True).values() if _is_finished(info)]
+        if not infos:
+            raise InputError(f"nothing to download: {uri} is missing or empty")
+        with whole_folder(local_folder) as partial:
+            for info in infos:
+                _download(filesystem, info, partial / _relative_name(info, path, uri))
+
+
+def _known_columns(parquet: pq.ParquetFile, columns: Sequence[str], uri: str) -> list[str]:
+    """pyarrow itself would leave out a column that is not there."""
+    names = parquet.schema_arrow.names
+    if missing := [name for name in columns if name not in names]:
+        raise InputError(f"{uri} has no column {missing}; it has {names}")
+    return list(columns)
+
+
+def _glob(filesystem: Any, path: str) -> list[dict[str, Any]]:
+    return list(filesystem.glob(path, detail=True).values())
+
+
+def _find_parquet(filesystem: Any, path: str) -> list[dict[str, Any]]:
+    """One flat listing serves both: below a folder, or the object of just this name."""
+    found = filesystem.find(path, detail=True)
+    return [info for name, info in found.items() if name == path or name.endswith(".parquet")]
+
+
+def _is_finished(info: dict[str, Any]) -> bool:
+    """A file; not the empty object that some tools leave as the marker of a folder, nor a partial one of ours."""
+    name = info["name"]
+    return info["type"] == "file" and not name.endswith("/") and not is_partial(PurePosixPath(name).name)
+
+
+def _stored_object(filesystem: Any, info: dict[str, Any]) -> StoredObject:
+    if is_local(filesystem):
+        status = os.stat(info["name"])
+        return StoredObject(info["name"], status.st_size, f"{status.st_mtime_ns}-{status.st_size}")
+    etag = info.get("ETag") or filesystem.ukey(info["name"])
+    return StoredObject(filesystem.unstrip_protocol(info["name"]), info["size"], str(etag).strip('"'))
+
+
+def _relative_name(info: dict[str, Any], folder: str, uri: str) -> str:
+    """Where an object goes below the local folder; a key with '..' in it would climb out of it."""
+    relative = info["name"].removeprefix(folder).lstrip("/") or PurePosixPath(folder).name
+    if not NOT_A_NAME.isdisjoint(relative.split("/")):
+        raise InputError(f"{uri} holds an object named {relative!r}, which is no file name here; rename it")
+    return relative
+
+
+def _download(filesystem: Any, info: dict[str, Any], target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    filesystem.get_file(info["name"], str(target))
+    if target.stat().st_size != info["size"]:
+        raise StorageError(f"{info['name']} arrived with {target.stat().st_size} bytes of {info['size']}; try again")

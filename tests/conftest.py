@@ -1,0 +1,48 @@
+"""What several test files share. Servers are real, on loopback, and stopped in the end."""
+
+import os
+import secrets
+from collections.abc import Iterator
+
+import hypothesis
+import pytest
+import torch
+from s3_server import S3Server, running_s3_server
+
+from flows.environment import set_environment
+
+set_environment()  # before any test imports prefect, ray or transformers
+torch.set_num_threads(1)  # actors of the same test use the other core; two busy threads a process would be slower
+hypothesis.settings.register_profile("finf", deadline=None)  # a slow moment of the machine is no failure
+hypothesis.settings.load_profile("finf")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real S3 server (SeaweedFS) that checks credentials."""
+    with running_s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket, and an environment in which finf finds it, whatever the machine's own AWS settings are."""
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    settings = {
+        "AWS_ENDPOINT_URL": s3_server.endpoint,
+        "AWS_ACCESS_KEY_ID": s3_server.access_key,
+        "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"test-{secrets.token_hex(6)}"
+    client = s3_server.client()
+    client.create_bucket(Bucket=bucket)
+    client.close()
+    return f"s3://{bucket}"

@@ -1,0 +1,55 @@
+"""The best rows of each query, whatever order the shards come in."""
+
+import numpy as np
+import pyarrow as pa
+from finf_core.ratio_histogram import EDGES, NUM_BINS, count_ratios
+from finf_core.top_k import CANDIDATES, merge_top, ranks, top_rows
+from hypothesis import given
+from hypothesis import strategies as st
+
+ratios = st.sampled_from([-0.2, 0.0, 0.1, 0.1, 0.5, 1.0])  # few values, so that ties are common
+keys = st.tuples(st.sampled_from(["q1", "q2", "q3"]), st.sampled_from(["a", "b"]), st.integers(0, 30))
+
+
+def table(rows: dict[tuple[str, str, int], float]) -> pa.Table:
+    columns = {name: [None] * len(rows) for name in CANDIDATES.names}
+    columns["query_id"], columns["shard"], columns["row"] = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
+    columns["mirror_ratio"] = list(rows.values())
+    return pa.table(columns, schema=CANDIDATES)
+
+
+def best_by_hand(rows: dict[tuple[str, str, int], float], k: int) -> list[tuple[str, str, int]]:
+    result = []
+    for query in sorted({key[0] for key in rows}):
+        mine = [key for key in rows if key[0] == query]
+        result += sorted(mine, key=lambda key: (-rows[key], key[1], key[2]))[:k]
+    return result
+
+
+@given(st.dictionaries(keys, ratios, max_size=60), st.integers(1, 5), st.randoms())
+def test_merging_in_any_order_and_grouping_keeps_the_same_rows(rows, k, random) -> None:
+    parts = [dict(items) for items in np.array_split(np.array(list(rows.items()), dtype=object), 4)] if rows else [rows]
+    random.shuffle(parts)
+    merged = CANDIDATES.empty_table()
+    for part in parts:
+        merged = merge_top([merged, merge_top([table(part)], k, "mirror_ratio")], k, "mirror_ratio")
+    found = list(zip(*(merged[name].to_pylist() for name in ("query_id", "shard", "row")), strict=True))
+    assert found == best_by_hand(rows, k)
+
+
+def test_ranks_restart_for_each_query() -> None:
+    assert ranks(pa.chunked_array([["a", "a"], ["a", "b"], ["c", "c"]])).tolist() == [1, 2, 3, 1, 1, 2]
+
+
+def test_nan_and_infinity_never_rank_and_ties_keep_row_order() -> None:
+    assert top_rows(np.array([0.1, np.nan, 0.5, np.inf, 0.5, -np.inf]), 3).tolist() == [2, 4, 0]
+
+
+def test_every_finite_ratio_is_counted_once_in_its_bin() -> None:
+    ratio_RQ = np.array([[-9.0], [0.0], [0.005], [1.0], [1.5], [np.nan], [np.inf]])
+    [counts_K] = count_ratios(ratio_RQ)
+    assert counts_K.sum() == 5
+    assert (counts_K[0], counts_K[-1]) == (1, 1)  # -9 below; 1.5 is the first value above
+    zero = int(np.searchsorted(EDGES, 0.0, side="right"))
+    assert counts_K[zero] == 2
+    assert len(counts_K) == NUM_BINS + 2
