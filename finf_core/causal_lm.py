@@ -5,15 +5,17 @@ Rows are padded on the right and get no attention mask: a causal model never loo
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from finf_core.errors import CheckpointError
 from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunked_example_loss
 from finf_core.windows import Window
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 PROBE_TOLERANCE = 1e-3  # nats per target, head(hidden) against the model's own logits
 
@@ -33,7 +35,7 @@ class TokenBatch(NamedTuple):
 class CausalLM:
     """Adapter (`finf_core.adapter`) round a `transformers` causal language model."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: "PreTrainedModel") -> None:
         self.model = model.eval().requires_grad_(False)
         self.module: nn.Module = self.model
         self.head = model.get_output_embeddings()

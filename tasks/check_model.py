@@ -17,7 +17,7 @@ from tasks.job import ScanJob
 from tasks.score_shards import planned_units
 
 SAMPLE_ROWS = 64
-WORSE_THAN_CHANCE_NATS = 1.0  # mean loss above log V by more: model and tokenizer do not belong together
+WORSE_THAN_CHANCE_NATS = 0.3  # mean loss above log V by more: model and tokenizer do not belong together
 
 
 @dataclass(frozen=True)

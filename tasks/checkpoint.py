@@ -6,10 +6,9 @@ Nothing is unpickled and no code from a checkpoint runs: weights come from safet
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
@@ -20,6 +19,9 @@ from finf_core.fingerprint import digest_chunks, fingerprint, short
 from finf_core.spec import ModelSpec
 from tasks import storage
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 WEIGHTS, PICKLES = "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 DESCRIBED_BY = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")  # what a digest covers
 READ_BYTES = 1 << 22
@@ -28,7 +30,7 @@ READ_BYTES = 1 << 22
 @dataclass(frozen=True)
 class LoadedModel:
     adapter: CausalLM
-    tokenizer: transformers.PreTrainedTokenizerBase
+    tokenizer: "PreTrainedTokenizerBase"
     context_tokens: int
 
 
@@ -63,6 +65,9 @@ def load_model(spec: ModelSpec, device: str) -> LoadedModel:
     Raises:
         CheckpointError: unreadable or incomplete weights, or a tokenizer that does not fit the model.
     """
+    import transformers  # seconds; a run served from cache never needs it
+
+    transformers.utils.logging.disable_progress_bar()  # the run has a bar of its own
     folder = local_checkpoint(spec.path)
     try:
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -86,7 +91,7 @@ def load_model(spec: ModelSpec, device: str) -> LoadedModel:
     return LoadedModel(adapter, tokenizer, _context_tokens(spec, adapter))
 
 
-def _check_tokenizer(tokenizer: transformers.PreTrainedTokenizerBase, adapter: CausalLM, path: str) -> None:
+def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", adapter: CausalLM, path: str) -> None:
     if not tokenizer.is_fast:
         raise CheckpointError(f"{path}: want a fast tokenizer (tokenizer.json); loss masks need character offsets")
     if len(tokenizer) > adapter.num_vocabulary:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finf_core.errors import InputError, StorageError
+from finf_core.errors import InputError
 from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
 from tasks.partial_files import is_filled, is_partial, whole_folder, write_whole
 from tasks.s3_clients import put_deadline_seconds
@@ -130,12 +130,14 @@ def download_folder(uri: str, local_folder: Path) -> None:
         return
     filesystem, path = locate(uri)
     with storage_errors(uri):
-        infos = [info for info in filesystem.find(path, detail=True).values() if _is_finished(info)]
-        if not infos:
+        sources = [name for name, info in filesystem.find(path, detail=True).items() if _is_finished(info)]
+        if not sources:
             raise InputError(f"nothing to download: {uri} is missing or empty")
         with whole_folder(local_folder) as partial:
-            for info in infos:
-                _download(filesystem, info, partial / _relative_name(info, path, uri))
+            targets = [partial / _relative_name(source, path, uri) for source in sources]
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            filesystem.get(sources, [str(target) for target in targets])
 
 
 def _known_columns(parquet: pq.ParquetFile, columns: Sequence[str], uri: str) -> list[str]:
@@ -157,9 +159,7 @@ def _find_parquet(filesystem: Any, path: str) -> list[dict[str, Any]]:
 
 
 def _is_finished(info: dict[str, Any]) -> bool:
-    """A file; not the empty object that some tools leave as the marker of a folder, nor a partial one of ours."""
-    name = info["name"]
-    return info["type"] == "file" and not name.endswith("/") and not is_partial(PurePosixPath(name).name)
+    return info["type"] == "file" and not is_partial(PurePosixPath(info["name"]).name)
 
 
 def _stored_object(filesystem: Any, info: dict[str, Any]) -> StoredObject:
@@ -170,16 +170,9 @@ def _stored_object(filesystem: Any, info: dict[str, Any]) -> StoredObject:
     return StoredObject(filesystem.unstrip_protocol(info["name"]), info["size"], str(etag).strip('"'))
 
 
-def _relative_name(info: dict[str, Any], folder: str, uri: str) -> str:
+def _relative_name(name: str, folder: str, uri: str) -> str:
     """Where an object goes below the local folder; a key with '..' in it would climb out of it."""
-    relative = info["name"].removeprefix(folder).lstrip("/") or PurePosixPath(folder).name
+    relative = name.removeprefix(folder).lstrip("/") or PurePosixPath(folder).name
     if not NOT_A_NAME.isdisjoint(relative.split("/")):
         raise InputError(f"{uri} holds an object named {relative!r}, which is no file name here; rename it")
     return relative
-
-
-def _download(filesystem: Any, info: dict[str, Any], target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    filesystem.get_file(info["name"], str(target))
-    if target.stat().st_size != info["size"]:
-        raise StorageError(f"{info['name']} arrived with {target.stat().st_size} bytes of {info['size']}; try again")

@@ -3,10 +3,12 @@
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
 import torch
+import scan_example
 from s3_server import S3Server, running_s3_server
 
 from flows.environment import set_environment
@@ -46,3 +48,9 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     client.create_bucket(Bucket=bucket)
     client.close()
     return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama that has learned the example corpus, as a Hugging Face folder."""
+    return scan_example.train_checkpoint(tmp_path_factory.mktemp("checkpoint"))

@@ -125,7 +125,7 @@ def test_values_that_look_alike_have_differing_fingerprints() -> None:
         [[1]], [1, 1], ["1"], {"1": 1}, {"1": "1"}, 0.1, 0.1 + 2**-56, 10**30, 1e30,
         {"float": (1.0).hex()}, {"bytes": b"1".hex()}, {"path": "a"}, Path("a"), "a", {"mapping": {}},
         {"mapping": {"1": 1}},
-               Point(1), Place(1), Point(1.0), {"x": 1}, {"type": "Point", "x": 1}, Point({"x": 1}), Point(Point(1)),
+        Point(1), Place(1), Point(1.0), {"x": 1}, {"type": "Point", "x": 1}, Point({"x": 1}), Point(Point(1)),
         "\ud800", "\\ud800",
     ]  # fmt: skip
     for one, other in combinations(alike, 2):

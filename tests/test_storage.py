@@ -247,11 +247,13 @@ def test_listings_of_more_than_a_page_are_complete_and_fresh(s3_bucket: str, s3_
     names = storage.list_names(f"{s3_bucket}/scores")
     assert names == {f"{i:05d}.parquet" for i in range(1100)}
     assert len(storage.list_objects(f"{s3_bucket}/scores")) == 1100
-    storage.publish_bytes(f"{s3_bucket}/scores/new.parquet", b"x")
-    with closing(s3_server.client()) as client:  # and what others do is seen
+    with closing(s3_server.client()) as client:  # another machine's work
         client.delete_object(Bucket=s3_bucket.removeprefix("s3://"), Key="scores/00000.parquet")
+        client.put_object(Bucket=s3_bucket.removeprefix("s3://"), Key="scores/new.parquet", Body=b"x")
     assert storage.list_names(f"{s3_bucket}/scores") == names - {"00000.parquet"} | {"new.parquet"}
-    assert len(storage.list_objects(f"{s3_bucket}/scores/*.parquet")) == 1100
+    storage.publish_bytes(f"{s3_bucket}/scores/newer.parquet", b"x")
+    assert len(storage.list_names(f"{s3_bucket}/scores")) == 1101
+    assert len(storage.list_objects(f"{s3_bucket}/scores/*.parquet")) == 1101
 
 
 # --- whole or not at all ---
