@@ -52,7 +52,7 @@ def _plain(value: Any, where: str) -> Any:
         return {"path": value.as_posix()}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _plain(getattr(value, f.name), f"{where}.{f.name}") for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        return {"type": type(value).__name__, "fields": fields}
     if isinstance(value, Mapping):
         if not all(isinstance(key, str) for key in value):
             raise InputError(f"{where}: a mapping needs text keys to be fingerprinted")

@@ -21,6 +21,7 @@ from finf_core.spec import UpdateSpec
 
 ADAM_EPSILON = 1e-8
 MOVE_TOLERANCE = 0.01  # of the nats asked for; the mirror ratio divides by the nats really moved
+LEAST_MOVE = {"ascent": 0.5, "descent": 1e-3}  # share of the nats asked for that will do; a loss near 0 falls little
 MAX_TRIALS = 60  # forward passes on the query alone
 FALL_LIMIT = 0.5  # a query's loss cannot fall below 0: descent asks for at most this share of it
 
@@ -71,7 +72,8 @@ def mirrored_update(
         reached = nats_moved(step)
     else:
         target_nats = _nats_to_move(spec, base_nats / num_targets)
-        step, reached = _solve_step(nats_moved, target_nats / _slope(gradients, direction), target_nats)
+        least_nats = LEAST_MOVE[spec.direction] * target_nats
+        step, reached = _solve_step(nats_moved, target_nats / _slope(gradients, direction), target_nats, least_nats)
     if not reached > 0:
         raise InputError(
             f"the step moves the query's loss by {reached:.3g} nats per target, the wrong way or not at all"
@@ -99,30 +101,39 @@ def _direction(
 def _mean_gradient(
     adapter: Adapter, batches: Sequence[Any], num_targets: int, parameters: Mapping[str, torch.nn.Parameter]
 ) -> dict[str, Tensor]:
-    wanted = [parameter.requires_grad_() for parameter in parameters.values()]
+    """∇l̄ of the whole query, summed over its batches in float32 or wider; parameters it does not reach are left out."""
+    moving = [parameter.requires_grad_() for parameter in parameters.values()]
+    total: dict[str, Tensor] = {}
     try:
-        with torch.enable_grad():
-            for batch in batches:
-                (adapter.loss(batch).sum_nats.sum() / num_targets).backward()
-        found = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-        return {name: g if g.dtype == torch.float64 else g.float() for name, g in found.items()}
+        for batch in batches:
+            with torch.enable_grad():
+                mean_nats = adapter.loss(batch).sum_nats.sum() / num_targets
+            for name, part in zip(parameters, torch.autograd.grad(mean_nats, moving, allow_unused=True), strict=True):
+                if part is not None:
+                    total[name] = total.get(name, 0) + (part if part.dtype == torch.float64 else part.float())
     finally:
-        for parameter in wanted:
+        for parameter in moving:
             parameter.requires_grad_(False)
-            parameter.grad = None
+    return total
 
 
 def _precondition_all(
     adapter: Adapter, gradients: Mapping[str, Tensor], factors: Mapping[str, KroneckerFactors], damping: float
 ) -> dict[str, Tensor]:
+    """K-FAC layer by layer; what has no factors stays where it is."""
+    if not factors:
+        raise InputError("update.kind = 'kfac' needs Kronecker factors: fit them with fit_kronecker_factors")
     result: dict[str, Tensor] = {}
     for layer_name, layer_factors in factors.items():
-        keys = [key for key in ("weight", "bias") if f"{layer_name}.{key}" in gradients]
-        layer_gradients = {key: gradients[f"{layer_name}.{key}"] for key in keys}
-        if keys:
-            layer = adapter.module.get_submodule(layer_name)
-            solved = precondition(layer, layer_gradients, layer_factors, damping)
-            result |= {f"{layer_name}.{key}": part for key, part in solved.items()}
+        layer = adapter.module.get_submodule(layer_name)
+        keys = ["weight"] if layer.bias is None else ["weight", "bias"]
+        layer_gradients = {key: gradients[f"{layer_name}.{key}"] for key in keys if f"{layer_name}.{key}" in gradients}
+        if not layer_gradients:
+            continue
+        if len(layer_gradients) < len(keys):
+            raise InputError(f"K-FAC moves weight and bias of {layer_name} together; let update.moves name both")
+        solved = precondition(layer, layer_gradients, layer_factors, damping)
+        result |= {f"{layer_name}.{key}": part for key, part in solved.items()}
     return result
 
 
@@ -138,22 +149,33 @@ def _slope(gradients: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> 
     return slope
 
 
-def _solve_step(nats_moved: Callable[[float], float], first_step: float, target_nats: float) -> tuple[float, float]:
+def _solve_step(
+    nats_moved: Callable[[float], float], first_step: float, target_nats: float, least_nats: float
+) -> tuple[float, float]:
     """Double until the target is passed, then bisect; a loss that is not finite was a step too far.
+
+    Where no step comes within `MOVE_TOLERANCE` (a loss that cannot fall so far, weights so coarse that
+    it moves in jumps), the trial that came nearest is taken: every score is divided by what was really moved.
 
     Returns:
         The step and the nats it really moves.
+
+    Raises:
+        InputError: no trial moved the loss by `least_nats`.
     """
     step, low, high = first_step, 0.0, math.inf
+    trials: list[tuple[float, float]] = []  # step, nats it moved
     for _ in range(MAX_TRIALS):
         reached = nats_moved(step)
         if abs(reached - target_nats) <= MOVE_TOLERANCE * target_nats:
             return step, reached
-        if reached < target_nats:
+        if math.isfinite(reached) and reached >= least_nats:
+            trials.append((step, reached))
+        if 0 <= reached < target_nats:  # below 0 the step went past the best there is
             low = step
         else:
             high = step
         step = 2 * low if high == math.inf else (low + high) / 2
-    raise InputError(
-        f"no step moves the query's loss by {target_nats:.3g} nats per target; choose another update.move_nats"
-    )
+    if not trials:
+        raise InputError(f"no step moves the query's loss by {target_nats:.3g} nats per target; see update.move_nats")
+    return min(trials, key=lambda trial: abs(trial[1] - target_nats))

@@ -53,6 +53,6 @@ def _last_blocks(module: nn.Module, moves: str) -> tuple[str, ...]:
     lists = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
     name, blocks = max(lists, key=lambda item: len(item[1]), default=("", nn.ModuleList()))
     count = moves.removeprefix("last:")
-    if not count.isdigit() or not 1 <= int(count) <= len(blocks):
+    if not count.isdecimal() or not 1 <= int(count) <= len(blocks):
         raise InputError(f"update.moves = {moves!r}: want last:K with K from 1 to {len(blocks)} blocks")
     return tuple(f"{name}.{index}." for index in range(len(blocks) - int(count), len(blocks)))

@@ -114,11 +114,13 @@ def test_padding_never_counts(llama: CausalLM) -> None:
 
 def test_fitting_leaves_the_model_as_it_was(llama: CausalLM) -> None:
     before = {name: tensor.clone() for name, tensor in llama.module.state_dict().items()}
-    first, second = fit_factors(llama, "all", ROWS), fit_factors(llama, "all", ROWS)
+    ((batch, _),) = batches_of(llama, ROWS, per_batch=100)
+    with torch.no_grad():
+        loss = llama.loss(batch)
+        fit_factors(llama, "all", ROWS)
+        torch.testing.assert_close(llama.loss(batch), loss, rtol=0, atol=0)  # a hook left behind would stop this pass
     assert all(torch.equal(llama.module.state_dict()[name], tensor) for name, tensor in before.items())
     assert not any(p.requires_grad or p.grad is not None for p in llama.module.parameters())
-    for name in first:  # a hook left behind would count every position twice
-        torch.testing.assert_close(matrices(second[name]), matrices(first[name]), rtol=0, atol=0)
 
 
 def _gradient(tensor: Tensor) -> Tensor:
@@ -249,4 +251,4 @@ def test_sampled_labels_give_the_fisher_of_a_softmax_layer(llama: CausalLM) -> N
     p_TV = llama.model(input_ids=batch.input_ids_BT[:1]).logits[0].softmax(-1)
     exact_VV = (torch.diag_embed(p_TV) - p_TV[:, :, None] * p_TV[:, None, :]).mean(dim=0)
     off = torch.linalg.matrix_norm(matrices(factors["lm_head"])[1] - exact_VV)
-    assert off < 0.06 * torch.linalg.matrix_norm(exact_VV)  # 16,000 draws: 0.03 was seen
+    assert off < 0.06 * torch.linalg.matrix_norm(exact_VV)  # 16,000 draws: 0.04 was seen

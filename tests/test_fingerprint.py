@@ -88,7 +88,7 @@ print(fingerprint([UpdateSpec(learning_rate=0.1), {"b": 1.5, "a": b"x"}]))
 def test_a_fingerprint_never_changes_from_one_version_to_the_next() -> None:
     """Golden: folders in storage carry this name."""
     value = {"text": "é", "numbers": [1, 1.0, True, None], "bytes": b"\x00", "point": Point(x=Path("a/b"))}
-    assert fingerprint(value) == "8ca346c00b041abf8df97e508c5bfb22e61faade74c287f76f5bffdb63e55c5d"
+    assert fingerprint(value) == "64813b1f2261a29cecfd9f4d2ecd9b7943f0a552f984e2db7960dbea75fc1fe6"
 
 
 @given(st.dictionaries(st.text(), st.integers(), min_size=2))
@@ -123,8 +123,8 @@ def test_values_that_look_alike_have_differing_fingerprints() -> None:
     alike = [
         1, 1.0, True, "1", "1.0", "true", "True", b"1", 0, 0.0, False, None, "null", "None", "", b"", [], {}, [[]], [1],
         [[1]], [1, 1], ["1"], {"1": 1}, {"1": "1"}, 0.1, 0.1 + 2**-56, 10**30, 1e30,
-        {"float": (1.0).hex()}, {"bytes": b"1".hex()}, {"path": "a"}, Path("a"), "a", {"mapping": {}},
-        {"mapping": {"1": 1}},
+        (1.0).hex(), b"1".hex(), {"float": (1.0).hex()}, {"bytes": b"1".hex()}, {"path": "a"}, Path("a"),
+        "a", {"mapping": {}}, {"mapping": {"1": 1}},
         Point(1), Place(1), Point(1.0), {"x": 1}, {"type": "Point", "x": 1}, Point({"x": 1}), Point(Point(1)),
         "\ud800", "\\ud800",
     ]  # fmt: skip
@@ -132,7 +132,6 @@ def test_values_that_look_alike_have_differing_fingerprints() -> None:
         assert fingerprint(one) != fingerprint(other), (one, other)
 
 
-@pytest.mark.xfail(strict=True, reason="a field called `type` overwrites the class name in `_plain`")
 def test_a_field_that_is_called_type_does_not_hide_the_class() -> None:
     assert fingerprint(Apple(type="ripe")) != fingerprint(Pear(type="ripe"))
 

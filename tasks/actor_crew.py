@@ -1,0 +1,217 @@
+"""A crew of Ray actors at work: who does what, who is dead, and whose fault a failure is.
+
+    PARKED --2 s--> WAKING --> BUILDING --> IDLE <--> WORKING
+       ^---------------a process died-----------------'
+
+A dead actor (`RayActorError` and kin) is not the unit's fault: the unit goes back to the front and the actor is
+parked, until it is awake and built again; only a unit under which actors died again and again is given up. An
+exception (`RayTaskError`) is the unit's: retried after a pause if that can help, else raised as what it was in
+the actor. Each actor has at most one call in flight, so that a death is never blamed on a bystander.
+
+Import this module only when Ray is wanted: see `tasks.actor_pool`.
+"""
+
+import enum
+import logging
+import re
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from finf_core.errors import CheckpointError, FinfError, InputError
+from tasks.actor_host import ActorHost, NotBuiltError
+from tasks.actor_plan import PoolOptions, plan_actors
+from tasks.work_queue import Work, WorkQueue
+
+U = TypeVar("U")
+
+PROBE_SECONDS = 2.0  # between the death of an actor and the next look at it
+BACKOFF_SECONDS = 1.0  # before the second attempt at a unit, doubled before each further one
+MAX_DEATHS = 5  # of actors under one unit, or of one actor while it is built
+POLL_SECONDS = 0.5
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+log = logging.getLogger(__name__)
+
+
+class State(enum.Enum):
+    PARKED = enum.auto()
+    WAKING = enum.auto()
+    BUILDING = enum.auto()
+    IDLE = enum.auto()
+    WORKING = enum.auto()
+    LEFT = enum.auto()  # at work for a caller who has gone
+    RETIRED = enum.auto()
+
+
+ALIVE = {State.BUILDING, State.IDLE, State.WORKING, State.LEFT}
+
+
+@dataclass(eq=False)
+class Seat:
+    """One actor, and the call that it owes us an answer to."""
+
+    actor: Any
+    state: State = State.PARKED
+    probe_at: float = 0.0
+    call: Any = None
+    work: Any = None
+    num_failed_builds: int = 0
+
+    def start(self, state: State, call: Any, work: Any = None) -> None:
+        self.state, self.call, self.work = state, call, work
+
+    def rest(self, state: State) -> None:
+        self.state, self.call, self.work = state, None, None
+
+    def park(self) -> None:
+        self.rest(State.PARKED)
+        self.probe_at = time.monotonic() + PROBE_SECONDS
+
+
+class ActorCrew:
+    """The actors of one pool. Needs a connected Ray; their processes start at once, in the background."""
+
+    def __init__(self, actor_class: type, actor_args: tuple[Any, ...], options: PoolOptions) -> None:
+        self._class_and_args = (actor_class, actor_args)
+        self._options = options
+        resources = ray.cluster_resources()
+        node_cpus = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
+        self.plan = plan_actors(options, resources.get("CPU", 0), resources.get("GPU", 0), node_cpus)
+        self.seats = [Seat(self._new_actor()) for _ in range(self.plan.num_actors)]
+        self._last_alive = time.monotonic()
+        self._last_error: Exception = FinfError(f"the cluster found no place for {self.plan}")
+
+    def stream(self, method: str, queue: WorkQueue[U]) -> Generator[tuple[U, Any], None, None]:
+        """Have every unit done; yields unit and result in the order in which they are finished."""
+        if any(seat.state is State.WORKING for seat in self.seats):
+            raise FinfError("the actors are at work for another map; finish or close it first")
+        try:
+            while any(seat.work for seat in self.seats) or not queue.is_empty():
+                self._hand_out(method, queue)
+                if (seat := self._answered_seat()) and (done := self._settle(seat, queue)):
+                    self._hand_out(method, queue)  # nobody idles while the caller looks at the result
+                    yield done
+                self._check_alive()
+        finally:
+            for seat in self.seats:
+                if seat.state is State.WORKING:
+                    seat.start(State.LEFT, seat.call)
+
+    def dismiss(self) -> None:
+        """Kill the actors: what they publish is whole or not there."""
+        while self.seats:
+            ray.kill(self.seats.pop().actor)
+
+    def _new_actor(self) -> Any:
+        threads = str(self.plan.num_threads)
+        options = {
+            "num_cpus": self.plan.num_cpus,
+            "num_gpus": self.plan.num_gpus,
+            "max_restarts": -1,
+            "max_task_retries": 0,  # Ray's own are used up before it knows that a node is lost
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+        }
+        return ray.remote(ActorHost).options(**options).remote()
+
+    def _hand_out(self, method: str, queue: WorkQueue[U]) -> None:
+        """Give every idle actor a unit, and look after every parked one whose time has come."""
+        for seat in self.seats:
+            if seat.state is State.PARKED and seat.probe_at <= time.monotonic():
+                seat.start(State.WAKING, seat.actor.wake.remote())
+            if seat.state is State.IDLE and (work := queue.take()):
+                seat.start(State.WORKING, seat.actor.run.remote(method, work.unit), work)
+
+    def _answered_seat(self) -> Seat | None:
+        """One whose call has come back, or None after `POLL_SECONDS`."""
+        waiting = {seat.call: seat for seat in self.seats if seat.call is not None}
+        if not waiting:
+            time.sleep(POLL_SECONDS)
+            return None
+        ready, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
+        return waiting[ready[0]] if ready else None
+
+    def _settle(self, seat: Seat, queue: WorkQueue[U]) -> tuple[U, Any] | None:
+        """Take the answer of a call and decide what the actor does next; returns a unit that is done."""
+        state, work, call = seat.state, seat.work, seat.call
+        seat.rest(State.IDLE)
+        try:
+            result = ray.get(call)
+        except RayTaskError as error:
+            self._has_raised(seat, state, work, error, queue)
+        except RayError as error:
+            self._has_died(seat, state, work, error, queue)
+        else:
+            if state is State.WAKING:
+                seat.start(State.BUILDING, seat.actor.build.remote(*self._class_and_args))
+            elif state is State.BUILDING:
+                seat.num_failed_builds = 0
+            elif state is State.WORKING:
+                return work.unit, result
+        return None
+
+    def _has_raised(
+        self, seat: Seat, state: State, work: Work[U] | None, error: RayTaskError, queue: WorkQueue[U]
+    ) -> None:
+        cause = error.cause
+        if isinstance(cause, NotBuiltError):
+            seat.park()
+            if work:
+                queue.put_back(work)
+        elif state is State.LEFT:
+            return
+        elif isinstance(cause, (InputError, CheckpointError)):
+            raise cause from error
+        elif work:
+            work.num_failures += 1
+            if work.num_failures >= self._options.max_attempts:
+                raise _as_ours(cause, f"{work} failed {work.num_failures} times, at last with") from error
+            queue.put_off(work, BACKOFF_SECONDS * 2 ** (work.num_failures - 1))
+        else:
+            self._build_failed(seat, self._options.max_attempts, _as_ours(cause, "an actor cannot be built:"))
+
+    def _has_died(self, seat: Seat, state: State, work: Work[U] | None, error: RayError, queue: WorkQueue[U]) -> None:
+        seat.park()
+        self._last_error = _as_ours(error, "no actor is alive:")
+        if work:
+            work.num_deaths += 1
+            if work.num_deaths >= MAX_DEATHS:
+                raise _as_ours(
+                    error, f"{work}: {work.num_deaths} actors died while they worked on it, at last of"
+                ) from error
+            queue.put_back(work)
+        elif state is State.BUILDING:
+            self._build_failed(
+                seat, MAX_DEATHS, _as_ours(error, f"{MAX_DEATHS} times an actor died while it was built:")
+            )
+
+    def _build_failed(self, seat: Seat, limit: int, error: FinfError) -> None:
+        seat.park()
+        self._last_error = error
+        seat.num_failed_builds += 1
+        if seat.num_failed_builds >= limit:
+            seat.rest(State.RETIRED)
+            log.warning("one of %s is given up: %s", self.plan, error)
+
+    def _check_alive(self) -> None:
+        """Raises why no actor works, once none can be hoped for."""
+        states = {seat.state for seat in self.seats}
+        if not states.isdisjoint(ALIVE):
+            self._last_alive = time.monotonic()
+        elif states == {State.RETIRED} or time.monotonic() - self._last_alive > self._options.max_dead_seconds:
+            raise self._last_error
+
+
+def _as_ours(error: Exception, what: str) -> FinfError:
+    """Itself if it is one of ours, else one line that says what and why."""
+    if isinstance(error, FinfError):
+        return error
+    lines = _ANSI.sub("", str(error)).split("\n")
+    ours = FinfError(f"{what} {type(error).__name__}: {lines[0][:300]}")
+    ours.__cause__ = error
+    return ours

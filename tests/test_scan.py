@@ -1,0 +1,177 @@
+"""The whole scan as a user runs it: the command line, a real Prefect server, Ray actors, and S3."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scan_example
+from prefect_server import running_prefect_server
+from tasks import storage
+
+FINF = str(Path(sys.executable).parent / "finf")
+WAIT_SECONDS = 120
+FOUND_LEAKAGE = 3
+
+CONFIG = """
+name = "example"
+[model]
+path = "{model}"
+context_tokens = 48
+overlap_tokens = 8
+[corpus]
+path = "{corpus}"
+id_column = "id"
+[queries]
+path = "{queries}"
+context = "{{prompt}}"
+target = "{{answer}}"
+[update]
+curvature_rows = 32
+[rank]
+top_k = 10
+"""
+
+
+@pytest.fixture(scope="session")
+def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_prefect_server(tmp_path_factory.mktemp("prefect-server")) as url:
+        yield url
+
+
+@pytest.fixture
+def finf_environment(prefect_url: str, tmp_path: Path) -> dict[str, str]:
+    """What `finf` runs in: the test's server, and Prefect's own files in the test's folder."""
+    return os.environ | {"PREFECT_API_URL": prefect_url, "PREFECT_HOME": str(tmp_path / "prefect")}
+
+
+def write_inputs(folder: str, local: Path, model: Path, num_shards: int = 12) -> Path:
+    """Corpus and queries below `folder` (local or S3), the config on this machine."""
+    corpus = scan_example.write_shards(storage.join(folder, "corpus"), scan_example.corpus_texts(), num_shards)
+    queries = scan_example.write_queries(storage.join(folder, "queries.parquet"))
+    config = local / "scan.toml"
+    config.write_text(CONFIG.format(model=model, corpus=corpus, queries=queries))
+    return config
+
+
+def run_finf(*arguments: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([FINF, *arguments], env=environment, capture_output=True, text=True, timeout=WAIT_SECONDS)
+
+
+def run_scan(config: Path, store: str, environment: Mapping[str, str], actors: int = 1) -> dict[str, Any]:
+    done = run_finf(
+        "scan", str(config), "--store", store, "--actors", str(actors), "--json", environment=environment
+    )
+    assert done.returncode == FOUND_LEAKAGE, done.stderr
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def finished_units(store: str) -> dict[str, str]:
+    """Name -> etag of every finished unit of every scan in a store."""
+    found = storage.list_objects(storage.join(store, "cache", "*", "*.parquet")) if storage.exists(store) else []
+    return {item.uri: item.etag for item in found}
+
+
+def read_top(run: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = storage.read_table(storage.join(run, "top.parquet")).to_pylist()
+    return rows
+
+
+def task_runs(prefect_url: str, key: str) -> list[dict[str, Any]]:
+    request = urllib.request.Request(
+        f"{prefect_url}/{key}/filter", data=b"{}", headers={"Content-Type": "application/json"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        found: list[dict[str, Any]] = json.load(answer)
+    return found
+
+
+def test_a_scan_from_s3_to_s3_finds_the_leak_and_runs_from_cache_the_second_time(
+    s3_bucket: str, tiny_checkpoint: Path, tmp_path: Path, finf_environment: dict[str, str], prefect_url: str
+) -> None:
+    environment = finf_environment | {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    config = write_inputs(s3_bucket, tmp_path, tiny_checkpoint)
+    store = storage.join(s3_bucket, "store")
+    first = run_scan(config, store, environment, actors=2)
+    assert (first["num_leaked"], first["num_queries"], first["num_rows"]) == (1, 4, 96)
+    [leak] = [row for row in read_top(first["run"]) if row["query_id"] == "0" and row["rank"] == 1]
+    assert leak["document_id"] == "doc-37"
+    assert leak["mirror_ratio"] == pytest.approx(1.0, abs=0.02)
+    names = storage.list_names(first["run"])
+    assert {"spec.json", "top.parquet", "queries.parquet", "report.json", "report.html"} <= names
+    artifacts = task_runs(prefect_url, "artifacts")
+    assert {100.0} == {artifact["data"] for artifact in artifacts if artifact["key"] == "example-score-shards"}
+
+    units, runs_before = finished_units(store), {run["id"] for run in task_runs(prefect_url, "task_runs")}
+    report = storage.list_objects(storage.join(first["run"], "report.json"))
+    second = run_scan(config, store, environment, actors=1)
+    assert second == first
+    assert finished_units(store) == units
+    assert storage.list_objects(storage.join(first["run"], "report.json")) == report
+    new = [run for run in task_runs(prefect_url, "task_runs") if run["id"] not in runs_before]
+    states = {run["name"]: run["state"]["name"] for run in new}
+    assert states.pop("resolve inputs") == "Completed"
+    assert set(states.values()) == {"Cached"}, states
+    assert len(states) == 6
+
+    status = run_finf("status", first["run"], "--json", environment=environment)
+    assert json.loads(status.stdout)["complete"]
+
+
+def kill_when_some_units_are_done(
+    config: Path, store: str, environment: Mapping[str, str], num_done: int
+) -> dict[str, str]:
+    """Start a scan, kill -9 its process when `num_done` units are there, and return what was finished then."""
+    process = subprocess.Popen(
+        [FINF, "scan", str(config), "--store", store, "--actors", "1"],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while len(finished_units(store)) < num_done:
+            assert process.poll() is None, "the scan ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return finished_units(store)
+
+
+def test_after_kill_9_only_the_missing_units_are_scored_and_the_result_is_identical(
+    tiny_checkpoint: Path, tmp_path: Path, finf_environment: dict[str, str]
+) -> None:
+    config = write_inputs(str(tmp_path / "inputs"), tmp_path, tiny_checkpoint, num_shards=48)
+    undisturbed = run_scan(config, str(tmp_path / "undisturbed"), finf_environment, actors=1)
+    store = str(tmp_path / "store")
+    before = kill_when_some_units_are_done(config, store, finf_environment, num_done=3)
+    assert 3 <= len(before) < 48
+    resumed = run_scan(config, store, finf_environment, actors=3)
+    after = finished_units(store)
+    assert len(after) == 48
+    assert {uri: after[uri] for uri in before} == before  # not written again
+    assert read_top(resumed["run"]) == read_top(undisturbed["run"])
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(
+    tiny_checkpoint: Path, tmp_path: Path, finf_environment: dict[str, str]
+) -> None:
+    config = write_inputs(str(tmp_path / "inputs"), tmp_path, tiny_checkpoint)
+    config.write_text(config.read_text().replace('id_column = "id"', 'text_column = "body"'))
+    done = run_finf("scan", str(config), "--store", str(tmp_path / "store"), environment=finf_environment)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "shard-000.parquet: no column 'body' (corpus.text_column)" in line
+    assert not (tmp_path / "store").exists()
