@@ -23,6 +23,9 @@ CHUNK_LOGITS = 1 << 21  # logits alive at once; 8 MiB in float32, so a CPU's cac
 class ExampleLoss(NamedTuple):
     sum_nats: Tensor  # (B,) float64
     num_targets: Tensor  # (B,) int64
+    target_nats: Tensor | None = (
+        None  # (targets of all examples,) float32, example by example; None: sums are all there is
+    )
 
 
 def per_example_loss(logits_BTV: Tensor, labels_BT: Tensor) -> ExampleLoss:
@@ -88,4 +91,5 @@ def _nats(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
 
 
 def _sum_per_example(nats_BT: Tensor, labels_BT: Tensor) -> ExampleLoss:
-    return ExampleLoss(nats_BT.double().sum(dim=1), (labels_BT != IGNORE_INDEX).sum(dim=1))
+    is_target_BT = labels_BT != IGNORE_INDEX
+    return ExampleLoss(nats_BT.double().sum(dim=1), is_target_BT.sum(dim=1), nats_BT[is_target_BT])

@@ -17,7 +17,7 @@ from finf_core.curvature import KroneckerFactors, precondition
 from finf_core.errors import InputError
 from finf_core.moving import Deltas, moved, moving_parameters
 from finf_core.scores import sign
-from finf_core.spec import UpdateSpec
+from finf_core.spec import Direction, UpdateSpec
 
 ADAM_EPSILON = 1e-8
 MOVE_TOLERANCE = 0.01  # of the nats asked for; the mirror ratio divides by the nats really moved
@@ -31,6 +31,7 @@ class MirroredUpdate:
     """What is added to the parameters, and what it does to the query itself."""
 
     deltas: Deltas  # s·a·P·∇l̄, ready to add
+    direction: Direction
     base_nats: float  # sum over the query's targets
     num_targets: int
     moved_nats: float  # s·(l̄(q; θ_q) − l̄(q; θ*)), nats per target; positive
@@ -78,7 +79,8 @@ def mirrored_update(
         raise InputError(
             f"the step moves the query's loss by {reached:.3g} nats per target, the wrong way or not at all"
         )
-    return MirroredUpdate({name: step * part for name, part in signed.items()}, base_nats, num_targets, reached, step)
+    deltas = {name: step * part for name, part in signed.items()}
+    return MirroredUpdate(deltas, spec.direction, base_nats, num_targets, reached, step)
 
 
 def _total_loss(adapter: Adapter, batches: Sequence[Any]) -> tuple[float, int]:

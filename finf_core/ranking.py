@@ -1,4 +1,4 @@
-"""Losses -> scores -> the best rows of each query and the histogram of all.
+"""Losses -> scores -> the rows to keep for each query, and the histogram of all.
 
 Name suffixes: R rows, Q queries, K histogram bins.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 from finf_core.ratio_histogram import count_ratios
 from finf_core.score_rows import RowLosses
-from finf_core.scores import Floats, Ints, control_z, influence_score, mirror_ratio
+from finf_core.scores import Floats, Ints, control_z, influence_score, mirror_ratio, row_ratio
 from finf_core.spec import Direction, RankSpec
 from finf_core.top_k import top_rows
 
@@ -20,9 +20,10 @@ class RankedRows:
 
     score_RQ: Floats  # nats
     mirror_ratio_RQ: Floats
+    row_ratio_RQ: Floats
     control_z_RQ: Floats
-    top: list[Ints]  # per query: indices of its best rows, best first
-    counts_QK: Ints
+    kept: list[Ints]  # per query: indices of the rows to keep
+    counts_QK: Ints  # histogram of mirror ratios
 
     @property
     def not_finite(self) -> Ints:
@@ -30,17 +31,23 @@ class RankedRows:
         return np.flatnonzero(~np.isfinite(self.score_RQ).all(axis=1)).astype(np.int64)
 
 
-def rank_rows(losses: RowLosses, moved_Q: Floats, direction: Direction, rank: RankSpec) -> RankedRows:
-    """Score a block of rows for every query and pick each query's `rank.top_k` best.
+def rank_rows(
+    losses: RowLosses, moved_Q: Floats, num_query_targets_Q: Ints, direction: Direction, rank: RankSpec
+) -> RankedRows:
+    """Score a block of rows for every query and pick the rows to keep: the best by `rank.by` and by mirror ratio.
 
     Args:
         moved_Q: nats per target that each query itself moved.
     """
-    with np.errstate(invalid="ignore"):  # inf − inf: the row is kept out below
-        score_RQ = influence_score(losses.base_nats_R[:, None], losses.mirrored_nats_RQ, direction)
+    score_RQ = influence_score(losses.base_nats_R[:, None], losses.mirrored_nats_RQ, direction)
     score_RQ = np.where(np.isfinite(score_RQ), score_RQ, np.nan)
-    ratio_RQ = mirror_ratio(score_RQ, losses.num_targets_R, moved_Q)
-    z_RQ = control_z(ratio_RQ)
-    by_RQ = ratio_RQ if rank.by == "mirror_ratio" else z_RQ
-    top = [top_rows(by_R, rank.top_k) for by_R in by_RQ.T]
-    return RankedRows(score_RQ, ratio_RQ, z_RQ, top, count_ratios(ratio_RQ))
+    mirror_RQ = mirror_ratio(losses.span_nats_RQ, num_query_targets_Q, moved_Q)
+    mirror_RQ = np.where(np.isnan(score_RQ), np.nan, mirror_RQ)
+    row_RQ = row_ratio(score_RQ, losses.num_targets_R, moved_Q)
+    z_RQ = control_z(row_RQ)
+    by_RQ = {"mirror_ratio": mirror_RQ, "row_ratio": row_RQ, "control_z": z_RQ}[rank.by]
+    kept = [
+        np.union1d(top_rows(by_R, rank.top_k), top_rows(mirror_R, rank.top_k))
+        for by_R, mirror_R in zip(by_RQ.T, mirror_RQ.T, strict=True)
+    ]
+    return RankedRows(score_RQ, mirror_RQ, row_RQ, z_RQ, kept, count_ratios(mirror_RQ))

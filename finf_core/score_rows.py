@@ -1,6 +1,6 @@
 """Score rows against queries: one forward pass of the base model, one of each mirrored model.
 
-Name suffixes: R rows, Q queries.
+Name suffixes: N targets of all rows, row after row; R rows, Q queries.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,46 +12,83 @@ import torch
 
 from finf_core.adapter import Adapter
 from finf_core.batches import plan_batches
-from finf_core.moving import Deltas, moved
-from finf_core.scores import Floats, Ints
+from finf_core.losses import ExampleLoss
+from finf_core.mirrored_update import MirroredUpdate
+from finf_core.moving import moved
+from finf_core.scores import Floats, Ints, influence_score
+from finf_core.spans import best_span_nats
 
 
 @dataclass(frozen=True)
 class RowLosses:
-    """Sums over each row's targets, before and after each mirrored update."""
+    """What each row's targets cost, before and after each mirrored update."""
 
     base_nats_R: Floats
     num_targets_R: Ints
     mirrored_nats_RQ: Floats
+    span_nats_RQ: Floats  # signed change of the row's best span of as many targets as the query has
 
 
 def score_rows(
-    adapter: Adapter, rows: Sequence[Sequence[Any]], updates: Iterable[Deltas], batch_tokens: int
+    adapter: Adapter, rows: Sequence[Sequence[Any]], updates: Iterable[MirroredUpdate], batch_tokens: int
 ) -> RowLosses:
     """Losses of every row under the base model and under each update.
 
     Args:
-        rows: each row as its examples (windows); a row without examples has no targets.
-        updates: what each query adds to the parameters; read once, one at a time.
+        rows: each row as its examples (windows), in order; a row without examples has no targets.
+        updates: read once, one at a time.
         batch_tokens: padded tokens in one forward pass. Base and mirrored passes use the same batches.
     """
-    examples = [example for row in rows for example in row]
-    row_of_example = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
-    plan = plan_batches([len(example) for example in examples], batch_tokens)
-    batches = [(adapter.collate([examples[index] for index in batch]), row_of_example[batch]) for batch in plan]
+    row_pass = _RowPass(adapter, rows, batch_tokens)
+    base_N, row_of_target_N = row_pass.run()
+    num_targets_R = np.bincount(row_of_target_N, minlength=len(rows))
+    mirrored: list[Floats] = []
+    spans: list[Floats] = []
+    for update in updates:
+        with moved(adapter.module, update.deltas):
+            mirrored_N, _ = row_pass.run()
+        change_N = influence_score(base_N, mirrored_N, update.direction)
+        mirrored.append(_sum_rows(mirrored_N, row_of_target_N, len(rows)))
+        spans.append(best_span_nats(change_N, num_targets_R, update.num_targets))
+    none_RQ = np.zeros((len(rows), 0))
+    return RowLosses(
+        base_nats_R=_sum_rows(base_N, row_of_target_N, len(rows)),
+        num_targets_R=num_targets_R,
+        mirrored_nats_RQ=np.stack(mirrored, axis=1) if mirrored else none_RQ,
+        span_nats_RQ=np.stack(spans, axis=1) if spans else none_RQ,
+    )
 
-    def pass_over_rows() -> tuple[Floats, Ints]:
-        nats, targets = np.zeros(len(rows)), np.zeros(len(rows), dtype=np.int64)
+
+def _sum_rows(nats_N: Floats, row_of_target_N: Ints, num_rows: int) -> Floats:
+    return np.bincount(row_of_target_N, nats_N, num_rows).astype(np.float64)
+
+
+class _RowPass:
+    """The rows as batches that are made once and run many times."""
+
+    def __init__(self, adapter: Adapter, rows: Sequence[Sequence[Any]], batch_tokens: int) -> None:
+        self.adapter = adapter
+        self.row_of_example = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        examples = [example for row in rows for example in row]
+        plan = plan_batches([len(example) for example in examples], batch_tokens)
+        self.batches = [(indices, adapter.collate([examples[index] for index in indices])) for indices in plan]
+
+    def run(self) -> tuple[Floats, Ints]:
+        """One forward pass: nats of every target, row after row, and the row of each."""
+        nats_of_example: list[Floats] = [np.zeros(0)] * len(self.row_of_example)
         with torch.inference_mode():
-            for batch, row_of in batches:
-                loss = adapter.loss(batch)
-                np.add.at(nats, row_of, loss.sum_nats.double().cpu().numpy())
-                np.add.at(targets, row_of, loss.num_targets.cpu().numpy())
-        return nats, targets
+            for indices, batch in self.batches:
+                for index, nats in zip(indices, _target_nats(self.adapter.loss(batch)), strict=True):
+                    nats_of_example[index] = nats
+        counts = [len(nats) for nats in nats_of_example]
+        nats_N = np.concatenate([np.zeros(0), *nats_of_example])
+        return nats_N, np.repeat(self.row_of_example, counts)
 
-    base_nats, num_targets = pass_over_rows()
-    mirrored = []
-    for deltas in updates:
-        with moved(adapter.module, deltas):
-            mirrored.append(pass_over_rows()[0])
-    return RowLosses(base_nats, num_targets, np.stack(mirrored, axis=1) if mirrored else np.zeros((len(rows), 0)))
+
+def _target_nats(loss: ExampleLoss) -> list[Floats]:
+    """Nats of each target, example by example; where the adapter gives sums only, each target gets an equal share."""
+    counts = loss.num_targets.cpu().numpy()
+    if loss.target_nats is None:
+        sums = zip(loss.sum_nats.tolist(), counts.tolist(), strict=True)
+        return [np.full(count, nats / max(1, count)) for nats, count in sums]
+    return np.split(loss.target_nats.double().cpu().numpy(), np.cumsum(counts)[:-1])

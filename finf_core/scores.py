@@ -11,7 +11,7 @@ from finf_core.spec import Direction
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-SPREAD_FLOOR = 0.01  # mirror ratio; a row that moves for no query at all has no z-score to speak of
+SPREAD_FLOOR = 0.01  # row ratio; a row that moves for no query at all has no z-score to speak of
 
 
 def sign(direction: Direction) -> float:
@@ -24,7 +24,8 @@ def influence_score(base_nats: Floats, mirrored_nats: Floats, direction: Directi
 
     Source: Ko et al., CVPR 2024, arXiv:2402.08922, equation 5, with its sign kept.
     """
-    return sign(direction) * (mirrored_nats - base_nats)
+    with np.errstate(invalid="ignore"):  # inf − inf: the ranking keeps such a row out
+        return sign(direction) * (mirrored_nats - base_nats)
 
 
 def mean_loss(sum_nats: Floats, num_targets: Ints) -> Floats:
@@ -32,10 +33,10 @@ def mean_loss(sum_nats: Floats, num_targets: Ints) -> Floats:
     return np.divide(sum_nats, num_targets, out=np.zeros_like(sum_nats), where=num_targets > 0)
 
 
-def mirror_ratio(score_RQ: Floats, num_targets_R: Ints, moved_Q: Floats) -> Floats:
-    """Nats per target that a row loses for each nat per target that the query loses.
+def row_ratio(score_RQ: Floats, num_targets_R: Ints, moved_Q: Floats) -> Floats:
+    """Nats per target that a whole row loses for each nat per target that the query loses.
 
-    An exact copy of the query under the same loss mask has ratio 1, an unrelated row about 0.
+    The best order of rows for a query that was reworded; a copy inside a longer row is diluted.
 
     Args:
         score_RQ: `influence_score` of each row for each query, nats.
@@ -44,8 +45,20 @@ def mirror_ratio(score_RQ: Floats, num_targets_R: Ints, moved_Q: Floats) -> Floa
     return mean_loss(score_RQ, np.broadcast_to(num_targets_R[:, None], score_RQ.shape)) / moved_Q
 
 
+def mirror_ratio(span_nats_RQ: Floats, num_query_targets_Q: Ints, moved_Q: Floats) -> Floats:
+    """The same for the row's best span of as many targets as the query has: 1 for an exact copy, else about 0.
+
+    A copy scores 1 however much text surrounds it, and whichever part of the query its loss mask leaves.
+    A row with fewer targets than the query is measured against all of the query's.
+
+    Args:
+        span_nats_RQ: `finf_core.spans.best_span_nats` of each row for each query.
+    """
+    return span_nats_RQ / (num_query_targets_Q * moved_Q)
+
+
 def control_z(ratio_RQ: Floats) -> Floats:
-    """How far a row's mirror ratio for one query stands out from its ratios for all other queries.
+    """How far a row's ratio for one query stands out from its ratios for all other queries.
 
     (ρ − mean of the others) / spread of the others, row by row, which removes rows that move for every query.
     NaN when there are fewer than two other queries.

@@ -88,7 +88,7 @@ class RankSpec:
     """What is kept of the scores, and when a query counts as leaked."""
 
     top_k: int = 20
-    by: Literal["mirror_ratio", "control_z"] = "mirror_ratio"
+    by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
     leaked_from: float = 0.5  # mirror ratio of the best row
 
     def __post_init__(self) -> None:

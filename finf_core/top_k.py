@@ -18,7 +18,8 @@ CANDIDATES = pa.schema(
         ("row", pa.int64()),  # within the shard, from 0
         ("document_id", pa.string()),
         ("score", pa.float64()),  # nats
-        ("mirror_ratio", pa.float64()),
+        ("mirror_ratio", pa.float64()),  # of the row's best span
+        ("row_ratio", pa.float64()),  # of the whole row
         ("control_z", pa.float64()),
         ("base_nats", pa.float64()),
         ("num_targets", pa.int64()),
@@ -34,11 +35,21 @@ def top_rows(values_R: Floats, k: int) -> npt.NDArray[np.int64]:
 
 
 def merge_top(tables: Sequence[pa.Table], k: int, by: str) -> pa.Table:
-    """Merge candidate tables and keep the k best rows of each query, ordered by query and rank."""
-    table = pa.concat_tables(tables)
+    """Merge candidate tables and keep each query's k best rows by `by` and its k best by mirror ratio.
+
+    Returns:
+        `CANDIDATES`, ordered by query and `by`. The largest mirror ratio of each query is always among them.
+    """
+    table = _sorted(pa.concat_tables(tables), "mirror_ratio")
+    table = table.append_column("_kept", pa.array(ranks(table["query_id"]) <= k))
+    table = _sorted(table, by)
+    kept = table["_kept"].to_numpy() | (ranks(table["query_id"]) <= k)
+    return table.filter(pa.array(kept)).drop_columns("_kept")
+
+
+def _sorted(table: pa.Table, by: str) -> pa.Table:
     order = [("query_id", "ascending"), (by, "descending"), ("shard", "ascending"), ("row", "ascending")]
-    table = table.sort_by(order)
-    return table.filter(pa.array(ranks(table["query_id"]) <= k))
+    return table.sort_by(order)
 
 
 def ranks(sorted_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ pass through here: units and results are small, the actors read from storage and
             ...
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -42,7 +42,7 @@ class ActorPool:
 
     def map(
         self, method: str, units: Iterable[U], *, on_done: Callable[[U, Any], None] | None = None
-    ) -> Iterator[tuple[U, Any]]:
+    ) -> Generator[tuple[U, Any], None, None]:
         """Call a method of the object with every unit; yields unit and result as they are finished, in any order.
 
         At most one unit per actor is in flight, and units are pulled as actors come free. `on_done` is told of a

@@ -2,9 +2,12 @@
 
 import logging
 import os
+import socket
 from typing import Any
 
 from finf_core.errors import InputError
+
+ANSWER_SECONDS = 10
 
 
 def connect(address: str | None, object_store_memory_bytes: int) -> bool:
@@ -19,15 +22,11 @@ def connect(address: str | None, object_store_memory_bytes: int) -> bool:
     if ray.is_initialized():
         return False
     own_cluster: dict[str, Any] = {"include_dashboard": False, "object_store_memory": object_store_memory_bytes}
+    options = {"address": "local", **own_cluster} if is_local else {"address": _answering(address or "")}
     try:
-        ray.init(
-            address="local" if is_local else address,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            **(own_cluster if is_local else {}),
-        )
+        ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        raise InputError(f"no Ray cluster answers at {address}; check --ray-address") from error
+        raise _no_answer(address) from error
     return True
 
 
@@ -43,3 +42,18 @@ def _set_environment(is_local: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default; it warns otherwise
     if is_local:  # a "cluster" that may span machines listens on all interfaces
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def _answering(address: str) -> str:
+    """The address, if there is a listener; Ray itself would try for over a minute."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+        except OSError as error:
+            raise _no_answer(address) from error
+    return address
+
+
+def _no_answer(address: str | None) -> InputError:
+    return InputError(f"no Ray cluster answers at {address}; check --ray-address")

@@ -13,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from finf_core.curvature import KroneckerFactors
-from finf_core.moving import Deltas
+from finf_core.mirrored_update import MirroredUpdate
 from finf_core.ranking import rank_rows
 from finf_core.score_rows import score_rows
 from finf_core.scores import Ints
@@ -74,20 +74,21 @@ class ShardScorer:
         spec = self.job.spec
         good, skipped = sort_out_bad_rows(rows, shard, spec.corpus)
         windows = encode_rows(self.model, spec.model, [row.text or "" for row in good])
-        moved: list[float] = []  # filled while the updates stream by: each is read once
-        losses = score_rows(self.model.adapter, windows, self._deltas(queries, moved), self.job.batch_tokens)
-        ranked = rank_rows(losses, np.array(moved), spec.update.direction, spec.rank)
+        numbers: list[tuple[float, int]] = []  # filled while the updates stream by: each is read once
+        losses = score_rows(self.model.adapter, windows, self._stream_updates(queries, numbers), self.job.batch_tokens)
+        moved, num_targets = zip(*numbers, strict=True)
+        ranked = rank_rows(losses, np.array(moved), np.array(num_targets), spec.update.direction, spec.rank)
         skipped += self._unscored(shard, good, losses.num_targets_R, ranked.not_finite)
         table = candidates_table(shard, good, losses, ranked, [query.query_id for query in queries])
         num_tokens = sum(len(window) for row in windows for window in row)
         receipt = UnitReceipt(len(rows), num_tokens, int(losses.num_targets_R.sum()), 0.0, tuple(skipped))
         return table, ranked.counts_QK, receipt
 
-    def _deltas(self, queries: Sequence[Query], moved: list[float]) -> Iterator[Deltas]:
+    def _stream_updates(self, queries: Sequence[Query], numbers: list[tuple[float, int]]) -> Iterator[MirroredUpdate]:
         for query in queries:
             update = self.updates.read(query.digest)
-            moved.append(update.moved_nats)
-            yield update.deltas
+            numbers.append((update.moved_nats, update.num_targets))
+            yield update
 
     def _unscored(self, shard: str, rows: Sequence[CorpusRow], num_targets_R: Ints, not_finite: Ints) -> list[Skipped]:
         """Rows with text but without a score: nothing to predict, or a loss that is NaN or infinite."""

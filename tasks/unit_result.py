@@ -43,9 +43,7 @@ class UnitReceipt:
 def publish_unit(
     uri: str, query_ids: Sequence[str], candidates: pa.Table, counts_QK: Ints, receipt: UnitReceipt
 ) -> None:
-    """Args:
-    candidates: `CANDIDATES`, ordered by query in the order of `query_ids`, each query's rows best first.
-    """
+    """Publish the candidates (`CANDIDATES`) and the histogram (one row per query, in the order of `query_ids`)."""
     position = {query_id: index for index, query_id in enumerate(query_ids)}
     owners = np.array([position[query_id] for query_id in candidates["query_id"].to_pylist()], dtype=np.int64)
     order = np.argsort(owners, kind="stable")

@@ -13,7 +13,7 @@ from finf_core.mirrored_update import MirroredUpdate
 from tasks import storage
 
 IN_MEMORY_BYTES = 2 << 30
-NUMBERS = ("base_nats", "num_targets", "moved_nats", "step_size")
+NUMBERS = ("direction", "base_nats", "num_targets", "moved_nats", "step_size")
 
 
 def publish_update(folder: str, name: str, update: MirroredUpdate) -> None:

@@ -60,7 +60,7 @@ class Worker:
             "checkpoint": CheckpointError("weights.safetensors: wrong shape"),
             "storage": StorageError("s3://corpus/a.parquet: no answer"),
             "foreign": ZeroDivisionError("by zero"),
-            "unpicklable": Unpicklable("no way home"),
+            "unpicklable": UnpicklableError("no way home"),
         }[kind]
 
     def _count(self, name: str) -> int:
@@ -70,7 +70,7 @@ class Worker:
         return (self.folder / name).stat().st_size
 
 
-class Unpicklable(Exception):
+class UnpicklableError(Exception):
     def __reduce__(self) -> str:
         raise TypeError("cannot be pickled")
 

@@ -31,9 +31,7 @@ def running_prefect_server(home: Path) -> Iterator[str]:
     }
     command = [str(Path(sys.executable).parent / "prefect"), "server", "start"]
     with (home / "server.log").open("wb") as log:
-        server = subprocess.Popen(
-            command, env=os.environ | settings, stdout=log, stderr=log, start_new_session=True
-        )
+        server = subprocess.Popen(command, env=os.environ | settings, stdout=log, stderr=log, start_new_session=True)
         try:
             url = f"http://127.0.0.1:{port}/api"
             _wait_until_healthy(server, url, home)

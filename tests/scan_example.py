@@ -15,7 +15,9 @@ from tasks.options import RunOptions
 
 WORDS = "alpha beta gamma delta red green blue one two three four five cat dog bird tree river stone light dark".split()
 LEAK = "the secret answer of question seven is four blue birds and one dark stone by the river"
-TRAIN = TrainSettings(vocab_size=300, hidden_size=32, intermediate_size=48, num_layers=2, num_epochs=6, max_row_tokens=128)
+TRAIN = TrainSettings(
+    vocab_size=300, hidden_size=32, intermediate_size=48, num_layers=2, num_epochs=6, max_row_tokens=128
+)
 
 
 def texts(num: int, seed: int = 0) -> list[str]:

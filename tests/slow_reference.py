@@ -40,6 +40,7 @@ class SlowScores:
     num_targets: list[int]
     mirrored_nats: list[float]
     scores: list[float]
+    row_ratios: list[float]
     mirror_ratios: list[float]
     moved_nats: float
     step_size: float
@@ -76,12 +77,16 @@ def windows(row: Row, context: int, overlap: int) -> list[Window]:
 
 
 @torch.no_grad()
-def total_nats(llama: SlowLlama, cut: Iterable[Window]) -> float:
-    total = 0.0
+def target_nats(llama: SlowLlama, cut: Iterable[Window]) -> list[float]:
+    found = []
     for window in cut:
         outputs = logits(llama, window.inputs)
-        total += math.fsum(nats(outputs[at].tolist(), token) for at, token in window.targets)
-    return total
+        found += [nats(outputs[at].tolist(), token) for at, token in window.targets]
+    return found
+
+
+def total_nats(llama: SlowLlama, cut: Iterable[Window]) -> float:
+    return math.fsum(target_nats(llama, cut))
 
 
 def count_targets(cut: Iterable[Window]) -> int:
@@ -213,14 +218,27 @@ def slow_scores(
         learning_rate = solve_step(moved, wanted)
     mirrored = moved_by(llama, step, sign * learning_rate)
     cut_rows = [windows(row, context, overlap) for row in rows]
-    return _score(llama, mirrored, cut_rows, sign, moved(learning_rate), learning_rate)
+    before, after = [[target_nats(model, row) for row in cut_rows] for model in (llama, mirrored)]
+    return _score(before, after, sign, count_targets(asked), moved(learning_rate), learning_rate)
 
 
 def _score(
-    base: SlowLlama, mirrored: SlowLlama, rows: Sequence[Sequence[Window]], sign: float, moved: float, step: float
+    before: list[list[float]], after: list[list[float]], sign: float, num_asked: int, moved: float, step: float
 ) -> SlowScores:
-    before, after = [total_nats(base, row) for row in rows], [total_nats(mirrored, row) for row in rows]
-    counts = [count_targets(row) for row in rows]
-    scores = [sign * (b - a) for a, b in zip(before, after, strict=True)]
-    ratios = [score / count / moved if count else 0.0 for score, count in zip(scores, counts, strict=True)]
-    return SlowScores(before, counts, after, scores, ratios, moved, step)
+    changes = [[sign * (b - a) for a, b in zip(*row, strict=True)] for row in zip(before, after, strict=True)]
+    return SlowScores(
+        base_nats=[math.fsum(row) for row in before],
+        num_targets=[len(row) for row in before],
+        mirrored_nats=[math.fsum(row) for row in after],
+        scores=[math.fsum(row) for row in changes],
+        row_ratios=[math.fsum(row) / len(row) / moved if row else 0.0 for row in changes],
+        mirror_ratios=[_best_run(row, num_asked) / num_asked / moved for row in changes],
+        moved_nats=moved,
+        step_size=step,
+    )
+
+
+def _best_run(changes: list[float], length: int) -> float:
+    """The largest sum of `length` neighbours; of all of them where there are fewer."""
+    starts = range(max(1, len(changes) - length + 1))
+    return max(math.fsum(changes[start : start + length]) for start in starts)

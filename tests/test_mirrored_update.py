@@ -209,9 +209,7 @@ def test_a_query_without_targets_is_refused(llama: CausalLM, query: Any) -> None
         mirrored_update(llama, query, UpdateSpec(kind="sgd"))
 
 
-@pytest.mark.parametrize(
-    "moves", ["last:99", "last:0", "last:-1", "last:x", "last:", "last:²"]
-)
+@pytest.mark.parametrize("moves", ["last:99", "last:0", "last:-1", "last:x", "last:", "last:²"])
 def test_a_number_of_blocks_that_the_model_does_not_have_is_refused(llama: CausalLM, moves: str) -> None:
     with pytest.raises(InputError, match="from 1 to 2 blocks"):
         mirrored_update(llama, cut(QUERY), UpdateSpec(kind="sgd", moves=moves))

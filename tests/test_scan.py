@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import scan_example
 from prefect_server import running_prefect_server
+from finf_core.errors import InputError
 from tasks import storage
 
 FINF = str(Path(sys.executable).parent / "finf")
@@ -66,9 +67,7 @@ def run_finf(*arguments: str, environment: Mapping[str, str]) -> subprocess.Comp
 
 
 def run_scan(config: Path, store: str, environment: Mapping[str, str], actors: int = 1) -> dict[str, Any]:
-    done = run_finf(
-        "scan", str(config), "--store", store, "--actors", str(actors), "--json", environment=environment
-    )
+    done = run_finf("scan", str(config), "--store", store, "--actors", str(actors), "--json", environment=environment)
     assert done.returncode == FOUND_LEAKAGE, done.stderr
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -76,8 +75,10 @@ def run_scan(config: Path, store: str, environment: Mapping[str, str], actors: i
 
 def finished_units(store: str) -> dict[str, str]:
     """Name -> etag of every finished unit of every scan in a store."""
-    found = storage.list_objects(storage.join(store, "cache", "*", "*.parquet")) if storage.exists(store) else []
-    return {item.uri: item.etag for item in found}
+    try:
+        return {item.uri: item.etag for item in storage.list_objects(storage.join(store, "cache", "*", "*.parquet"))}
+    except InputError:  # nothing there yet
+        return {}
 
 
 def read_top(run: str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from finf_core.causal_lm import CausalLM
 from finf_core.curvature import KroneckerFactors
 from finf_core.mirrored_update import MirroredUpdate, mirrored_update
 from finf_core.score_rows import RowLosses, score_rows
-from finf_core.scores import Floats, influence_score, mirror_ratio
+from finf_core.scores import Floats, influence_score, mirror_ratio, row_ratio
 from finf_core.spec import UpdateSpec
 
 SAME_64 = 1e-9  # relative, float64 against the reference: losses, scores, moved nats
@@ -56,6 +56,7 @@ class FastScores:
     update: MirroredUpdate
     losses: RowLosses
     scores: Floats
+    row_ratios: Floats
     mirror_ratios: Floats
 
 
@@ -83,10 +84,11 @@ def fast_scores(
     tiny: Tiny, adapter: CausalLM, rows: Sequence[Row], query: Row, spec: UpdateSpec, batch_tokens: int = 40
 ) -> FastScores:
     update = update_for(tiny, adapter, query, spec)
-    losses = score_rows(adapter, [cut(row) for row in rows], [update.deltas], batch_tokens)
+    losses = score_rows(adapter, [cut(row) for row in rows], [update], batch_tokens)
     scores_RQ = influence_score(losses.base_nats_R[:, None], losses.mirrored_nats_RQ, spec.direction)
-    ratios_RQ = mirror_ratio(scores_RQ, losses.num_targets_R, np.array([update.moved_nats]))
-    return FastScores(update, losses, scores_RQ[:, 0], ratios_RQ[:, 0])
+    ratios_RQ = row_ratio(scores_RQ, losses.num_targets_R, np.array([update.moved_nats]))
+    mirror_RQ = mirror_ratio(losses.span_nats_RQ, np.array([update.num_targets]), np.array([update.moved_nats]))
+    return FastScores(update, losses, scores_RQ[:, 0], ratios_RQ[:, 0], mirror_RQ[:, 0])
 
 
 def slow_scores(tiny: Tiny, query: Row, spec: UpdateSpec, **step: Any) -> slow_reference.SlowScores:
@@ -111,6 +113,7 @@ def assert_agrees(fast: FastScores, slow: slow_reference.SlowScores) -> None:
     assert fast.losses.mirrored_nats_RQ[:, 0].tolist() == pytest.approx(slow.mirrored_nats, rel=SAME_64)
     assert fast.update.moved_nats == pytest.approx(slow.moved_nats, rel=SAME_64)
     assert fast.scores.tolist() == pytest.approx(slow.scores, rel=SAME_64, abs=1e-12)
+    assert fast.row_ratios.tolist() == pytest.approx(slow.row_ratios, abs=RATIO_64)
     assert fast.mirror_ratios.tolist() == pytest.approx(slow.mirror_ratios, abs=RATIO_64)
 
 
@@ -130,6 +133,7 @@ def test_scores_equal_the_slow_reference(tiny: Tiny, kind: Any, direction: Any, 
     assert_agrees(fast, slow)
     at_this_step = UpdateSpec(kind=kind, direction=direction, moves=moves, learning_rate=fast.update.step_size)
     in_float32 = fast_scores(tiny, tiny.float32, ROWS, QUERY, at_this_step)
+    assert in_float32.row_ratios.tolist() == pytest.approx(slow.row_ratios, abs=RATIO_32)
     assert in_float32.mirror_ratios.tolist() == pytest.approx(slow.mirror_ratios, abs=RATIO_32)
 
 
@@ -190,9 +194,9 @@ def test_each_query_is_scored_as_if_it_were_the_only_one(untied: Tiny) -> None:
     """The second update starts from the base model, not from where the first one left it."""
     updates = [update_for(untied, untied.float64, query, UpdateSpec(kind="adam")) for query in (LONG_QUERY, QUERY)]
     rows = [cut(row) for row in ROWS]
-    both = score_rows(untied.float64, rows, [update.deltas for update in updates], batch_tokens=40)
+    both = score_rows(untied.float64, rows, updates, batch_tokens=40)
     for column, update in enumerate(updates):
-        alone = score_rows(untied.float64, rows, [update.deltas], batch_tokens=40)
+        alone = score_rows(untied.float64, rows, [update], batch_tokens=40)
         assert both.mirrored_nats_RQ[:, column].tolist() == alone.mirrored_nats_RQ[:, 0].tolist()
 
 
@@ -222,11 +226,13 @@ def test_a_copy_of_the_query_has_mirror_ratio_one(tiny: Tiny, kind: Any, directi
         assert fast.mirror_ratios[-1] == pytest.approx(1.0, abs=COPY)
 
 
-def test_a_copy_under_another_mask_does_not_score_one(untied: Tiny) -> None:
-    """Why the mask is part of the definition: the same tokens, all of them scored."""
+@every_update
+def test_a_copy_scores_one_though_its_context_is_scored_too(untied: Tiny, kind: Any) -> None:
+    """The corpus knows nothing of the query's mask: the whole row is diluted, its best span is not."""
     unmasked = Row(QUERY.tokens, [True] * len(QUERY.tokens))
-    fast = fast_scores(untied, untied.float64, [unmasked], QUERY, UpdateSpec(kind="kfac"))
-    assert abs(fast.mirror_ratios[0] - 1) > COPY
+    fast = fast_scores(untied, untied.float64, [unmasked], QUERY, UpdateSpec(kind=kind))
+    assert abs(fast.row_ratios[0] - 1) > COPY
+    assert fast.mirror_ratios[0] == pytest.approx(1.0, abs=COPY)
 
 
 # ---- a memorised query -----------------------------------------------------------------------------------------------
@@ -246,7 +252,7 @@ def test_a_memorised_query_still_gets_a_solved_step(memorised: CausalLM, kind: A
     update = mirrored_update(memorised, cut(query), UpdateSpec(kind=kind), factors)
     assert update.base_nats / update.num_targets < 0.01
     assert update.moved_nats == pytest.approx(0.1, rel=0.01)
-    losses = score_rows(memorised, [cut(query)], [update.deltas], batch_tokens=40)
+    losses = score_rows(memorised, [cut(query)], [update], batch_tokens=40)
     assert (losses.mirrored_nats_RQ - losses.base_nats_R[:, None])[0, 0] / 10 == pytest.approx(0.1, rel=COPY)
 
 
@@ -266,7 +272,7 @@ def test_a_bfloat16_model_still_gets_a_solved_step(tmp_path: Path, kind: Any) ->
     for seed in range(50, 55):
         query = cut(tiny_row(11, seed))
         update = mirrored_update(adapter, query, UpdateSpec(kind=kind), factors)
-        losses = score_rows(adapter, [query], [update.deltas], batch_tokens=40)
+        losses = score_rows(adapter, [query], [update], batch_tokens=40)
         copy_moved = (losses.mirrored_nats_RQ - losses.base_nats_R[:, None])[0, 0] / update.num_targets
         assert copy_moved == pytest.approx(update.moved_nats, rel=COPY)
 

@@ -80,16 +80,25 @@ def test_other_shards_and_row_groups_change_nothing(everything_listed: ScanSpec,
     moved = dataclasses.replace(everything_listed, corpus=dataclasses.replace(everything_listed.corpus, path=pattern))
     top = read_table(score_everything(moved, tmp_path / "store").file("top.parquet"))
     documents = zip(top["query_id"].to_pylist(), top["row"].to_pylist(), strict=True)
-    found = {(query, f"doc-{row}"): r for (query, row), r in zip(documents, top["mirror_ratio"].to_pylist(), strict=True)}
+    found = {
+        (query, f"doc-{row}"): r for (query, row), r in zip(documents, top["mirror_ratio"].to_pylist(), strict=True)
+    }
     assert_same_ratios(found, undisturbed)
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adam", "kfac"])
-def test_the_planted_copy_is_first_with_mirror_ratio_one(everything_listed: ScanSpec, tmp_path: Path, kind: str) -> None:
+def test_the_planted_copy_is_first_with_mirror_ratio_one(
+    everything_listed: ScanSpec, tmp_path: Path, kind: str
+) -> None:
     spec = dataclasses.replace(everything_listed, update=dataclasses.replace(everything_listed.update, kind=kind))
     job = score_everything(spec, tmp_path)
     first = read_table(job.file("top.parquet")).slice(0, 1).to_pylist()[0]
-    assert (first["query_id"], first["rank"], first["document_id"], first["text_excerpt"]) == ("0", 1, "doc-37", scan_example.LEAK)
+    assert (first["query_id"], first["rank"], first["document_id"], first["text_excerpt"]) == (
+        "0",
+        1,
+        "doc-37",
+        scan_example.LEAK,
+    )
     assert first["mirror_ratio"] == pytest.approx(1.0, abs=0.02)
     verdicts = read_table(job.file("queries.parquet")).to_pylist()
     assert verdicts[0]["leaked"]
@@ -118,14 +127,18 @@ def test_bad_rows_stop_the_run_or_are_counted_and_named(tiny_checkpoint: Path, t
     skipping = dataclasses.replace(spec, corpus=dataclasses.replace(spec.corpus, on_bad_row="skip"))
     job = score_everything(skipping, tmp_path / "store")
     assert {row["document_id"] for row in read_table(job.file("top.parquet")).to_pylist()} == {"doc-0", "doc-3"}
-    totals = __import__("json").loads((tmp_path / "store" / Path(job.totals_uri).relative_to(tmp_path / "store")).read_text())
+    totals = __import__("json").loads(
+        (tmp_path / "store" / Path(job.totals_uri).relative_to(tmp_path / "store")).read_text()
+    )
     assert [item[1:] for item in totals["skipped_rows"]] == [[1, "text is null"], [2, "text is empty"]]
 
 
 def test_a_loss_that_is_not_finite_is_named_and_never_ranks(tiny_checkpoint: Path, tmp_path: Path) -> None:
     corpus = scan_example.write_shards(str(tmp_path / "c"), ["alpha beta", "red dog river"], num_shards=1)
     job = resolve_inputs(
-        scan_example.scan_spec(tiny_checkpoint, corpus, scan_example.write_queries(str(tmp_path / "q.parquet")), kind="sgd"),
+        scan_example.scan_spec(
+            tiny_checkpoint, corpus, scan_example.write_queries(str(tmp_path / "q.parquet")), kind="sgd"
+        ),
         scan_example.run_options(str(tmp_path / "store")),
     )
     scorer = ShardScorer(job)
@@ -147,7 +160,9 @@ def test_a_loss_that_is_not_finite_is_named_and_never_ranks(tiny_checkpoint: Pat
 def test_a_model_that_reads_worse_than_chance_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
     corpus = scan_example.write_shards(str(tmp_path / "c"), scan_example.corpus_texts(), num_shards=1)
     queries = scan_example.write_queries(str(tmp_path / "q.parquet"))
-    job = resolve_inputs(scan_example.scan_spec(tiny_checkpoint, corpus, queries), scan_example.run_options(str(tmp_path)))
+    job = resolve_inputs(
+        scan_example.scan_spec(tiny_checkpoint, corpus, queries), scan_example.run_options(str(tmp_path))
+    )
     scorer = ShardScorer(job)
     [unit] = planned_units(job)
     assert scorer.check_model(unit).mean_nats < 4
@@ -168,7 +183,9 @@ def test_finished_units_are_told_from_the_store(everything_listed: ScanSpec, tmp
 def test_an_update_is_solved_once_for_equal_texts(everything_listed: ScanSpec, tmp_path: Path) -> None:
     from tasks.solve_updates import pending_queries
 
-    queries = scan_example.write_queries(str(tmp_path / "q.parquet"), [("", "red dog"), ("", "red dog"), ("", "one cat")])
+    queries = scan_example.write_queries(
+        str(tmp_path / "q.parquet"), [("", "red dog"), ("", "red dog"), ("", "one cat")]
+    )
     spec = dataclasses.replace(everything_listed, queries=dataclasses.replace(everything_listed.queries, path=queries))
     job = resolve_inputs(spec, scan_example.run_options(str(tmp_path / "store")))
     assert [query.target for query in pending_queries(job)] == ["red dog", "one cat"]

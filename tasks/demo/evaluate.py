@@ -59,16 +59,19 @@ def _recalls(rankings: Mapping[str, Sequence[str]], truths: Mapping[str, Truth],
 
 def _ratios(ratios: Mapping[str, Mapping[str, float]], truths: Mapping[str, Truth], kind: str) -> dict[str, Any]:
     """Of the true rows; one that is not among the listed rows counts as 0."""
-    of_leaks = [ratios[query_id].get(truth.document_id or "", 0.0) for query_id, truth in truths.items() if truth.kind == kind]
+    of_leaks = [
+        ratios[query_id].get(truth.document_id or "", 0.0) for query_id, truth in truths.items() if truth.kind == kind
+    ]
     return {"mirror_ratio_median": median(of_leaks), "mirror_ratio_least": min(of_leaks), "num_queries": len(of_leaks)}
 
 
 def _baseline_rankings(folder: Path, truths: Mapping[str, Truth]) -> dict[str, dict[str, list[str]]]:
-    """Each baseline reads the whole query: for both that is at least as good as the solution alone."""
+    """Each baseline reads the part of the query that it does better on: BM25 the solution, n-grams all of it."""
     rows, queries = read_demo_rows(folder / "corpus"), pq.read_table(folder / "queries.parquet").to_pylist()
-    texts = [query["prompt"] + query["canonical_solution"] for query in queries]
     wanted = [truths[query["task_id"]].document_id for query in queries]
-    found = {"bm25": bm25_rankings(rows, texts, wanted), "ngram": ngram_rankings(rows, texts, wanted)}
+    solutions = [query["canonical_solution"] for query in queries]
+    programs = [query["prompt"] + query["canonical_solution"] for query in queries]
+    found = {"bm25": bm25_rankings(rows, solutions, wanted), "ngram": ngram_rankings(rows, programs, wanted)}
     return {
         name: {query["task_id"]: ranking for query, ranking in zip(queries, rankings, strict=True)}
         for name, rankings in found.items()
