@@ -72,7 +72,7 @@ class UpdateSpec:
     learning_rate: float | None = None  # a fixed step instead; the paper's released recipe: adam, 5e-3
     moves: str = "all"  # "all", "last:K" (the last K blocks), or a pattern over parameter names
     damping: float = 0.1  # kfac: relative to the mean eigenvalue of each layer
-    curvature_rows: int = 2048  # kfac: rows of the corpus that the factors are fitted on
+    curvature_rows: int = 1024  # kfac: rows of the corpus that the factors are fitted on
     curvature_labels: Labels = "sampled"  # kfac: the model's own samples (true Fisher) or the data (empirical)
     seed: int = 0
 

@@ -30,7 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Store = Annotated[str, typer.Option(help="Folder or s3:// URI that holds runs and the cache.")]
 Actors = Annotated[int | None, typer.Option(min=1, help="Ray actors; default: one per GPU, else two.")]
 RayAddress = Annotated[str | None, typer.Option(help="An existing Ray cluster; default: a local one for this run.")]
-BatchTokens = Annotated[int, typer.Option(min=1, help="Padded tokens in one forward pass.")]
+BatchTokens = Annotated[int | None, typer.Option(min=1, help="Padded tokens in one forward pass.")]
 
 
 @app.command()
@@ -67,7 +67,7 @@ def scan(
     store: Store = "finf-store",
     actors: Actors = None,
     ray_address: RayAddress = None,
-    batch_tokens: BatchTokens = 8192,
+    batch_tokens: BatchTokens = None,
     as_json: Json = False,
 ) -> None:
     """Score every row of the corpus against every query; exit code 3 when leakage was found."""
@@ -83,7 +83,7 @@ def scan(
 
 
 @app.command()
-def plan(config: Config, store: Store = "finf-store", batch_tokens: BatchTokens = 8192, as_json: Json = False) -> None:
+def plan(config: Config, store: Store = "finf-store", batch_tokens: BatchTokens = None, as_json: Json = False) -> None:
     """Rows, tokens, passes and time, from a measured sample, before anything is paid."""
     from tasks.config import load_config
     from tasks.plan import plan_scan
@@ -123,7 +123,7 @@ def report(run: Run, as_json: Json = False) -> None:
     _show({"run": run, **found["summary"]}, as_json, report_summary(run, found))
 
 
-def _options(store: str, actors: int | None, ray_address: str | None, batch_tokens: int) -> "RunOptions":
+def _options(store: str, actors: int | None, ray_address: str | None, batch_tokens: int | None) -> "RunOptions":
     from tasks.actor_pool import PoolOptions
     from tasks.options import RunOptions
 

@@ -48,9 +48,9 @@ top_k = 100                       # deep enough to see where a missed leak stand
 @dataclass(frozen=True)
 class DemoSize:
     num_functions: int = 2000
-    num_verbatim: int = 16
-    num_renamed: int = 32
-    num_clean: int = 16
+    num_verbatim: int = 12
+    num_renamed: int = 24
+    num_clean: int = 12
     num_shards: int = 8
     seed: int = 0
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -13,7 +13,6 @@ Import this module only when Ray is wanted: see `tasks.actor_pool`.
 
 import enum
 import logging
-import re
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -34,7 +33,8 @@ BACKOFF_SECONDS = 1.0  # before the second attempt at a unit, doubled before eac
 MAX_DEATHS = 5  # of actors under one unit, or of one actor while it is built
 POLL_SECONDS = 0.5
 
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+ADVICE = "most often memory is short: try fewer actors, smaller batches"
+HOPELESS = (InputError, CheckpointError)  # no retry can help
 
 log = logging.getLogger(__name__)
 
@@ -85,18 +85,20 @@ class ActorCrew:
         self.plan = plan_actors(options, resources.get("CPU", 0), resources.get("GPU", 0), node_cpus)
         self.seats = [Seat(self._new_actor()) for _ in range(self.plan.num_actors)]
         self._last_alive = time.monotonic()
-        self._last_error: Exception = FinfError(f"the cluster found no place for {self.plan}")
+        self._last_error = FinfError(f"the cluster found no place for {self.plan}")
 
     def stream(self, method: str, queue: WorkQueue[U]) -> Generator[tuple[U, Any], None, None]:
         """Have every unit done; yields unit and result in the order in which they are finished."""
         if any(seat.state is State.WORKING for seat in self.seats):
             raise FinfError("the actors are at work for another map; finish or close it first")
         try:
+            self._last_alive = time.monotonic()
             while any(seat.work for seat in self.seats) or not queue.is_empty():
                 self._hand_out(method, queue)
                 if (seat := self._answered_seat()) and (done := self._settle(seat, queue)):
                     self._hand_out(method, queue)  # nobody idles while the caller looks at the result
                     yield done
+                    self._last_alive = time.monotonic()  # however long the caller took
                 self._check_alive()
         finally:
             for seat in self.seats:
@@ -110,12 +112,15 @@ class ActorCrew:
 
     def _new_actor(self) -> Any:
         threads = str(self.plan.num_threads)
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if not self.plan.num_gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray would leave it all GPUs to see
         options = {
             "num_cpus": self.plan.num_cpus,
             "num_gpus": self.plan.num_gpus,
             "max_restarts": -1,
             "max_task_retries": 0,  # Ray's own are used up before it knows that a node is lost
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}},
+            "runtime_env": {"env_vars": environment},
         }
         return ray.remote(ActorHost).options(**options).remote()
 
@@ -143,60 +148,60 @@ class ActorCrew:
         try:
             result = ray.get(call)
         except RayTaskError as error:
-            self._has_raised(seat, state, work, error, queue)
-        except RayError as error:
-            self._has_died(seat, state, work, error, queue)
-        else:
-            if state is State.WAKING:
-                seat.start(State.BUILDING, seat.actor.build.remote(*self._class_and_args))
-            elif state is State.BUILDING:
-                seat.num_failed_builds = 0
+            if isinstance(error.cause, NotBuiltError):
+                self._replace(seat, work, queue)
             elif state is State.WORKING:
+                self._unit_failed(work, error, queue)
+            elif state is State.BUILDING:
+                self._build_failed(seat, self._options.max_attempts, _ours(error, "an actor cannot be built:"))
+        except RayError as error:
+            self._died(seat, state, work, error, queue)
+        else:
+            if state is State.WORKING:
                 return work.unit, result
+            self._is_well(seat, state)
         return None
 
-    def _has_raised(
-        self, seat: Seat, state: State, work: Work[U] | None, error: RayTaskError, queue: WorkQueue[U]
-    ) -> None:
-        cause = error.cause
-        if isinstance(cause, NotBuiltError):
-            seat.park()
-            if work:
-                queue.put_back(work)
-        elif state is State.LEFT:
-            return
-        elif isinstance(cause, (InputError, CheckpointError)):
-            raise cause from error
-        elif work:
-            work.num_failures += 1
-            if work.num_failures >= self._options.max_attempts:
-                raise _as_ours(cause, f"{work} failed {work.num_failures} times, at last with") from error
-            queue.put_off(work, BACKOFF_SECONDS * 2 ** (work.num_failures - 1))
-        else:
-            self._build_failed(seat, self._options.max_attempts, _as_ours(cause, "an actor cannot be built:"))
+    def _is_well(self, seat: Seat, state: State) -> None:
+        if state is State.WAKING:
+            seat.start(State.BUILDING, seat.actor.build.remote(*self._class_and_args))
+        elif state is State.BUILDING:
+            seat.num_failed_builds = 0
 
-    def _has_died(self, seat: Seat, state: State, work: Work[U] | None, error: RayError, queue: WorkQueue[U]) -> None:
-        seat.park()
-        self._last_error = _as_ours(error, "no actor is alive:")
+    def _unit_failed(self, work: Work[U], error: RayTaskError, queue: WorkQueue[U]) -> None:
+        work.num_failures += 1
+        ours = _ours(error, f"{work} failed {work.num_failures} times, at last with")
+        if isinstance(ours, HOPELESS) or work.num_failures >= self._options.max_attempts:
+            raise ours
+        queue.put_off(work, BACKOFF_SECONDS * 2 ** (work.num_failures - 1))
+
+    def _died(self, seat: Seat, state: State, work: Work[U] | None, error: RayError, queue: WorkQueue[U]) -> None:
+        self._last_error = _ours(error, "no actor is alive:")
         if work:
             work.num_deaths += 1
             if work.num_deaths >= MAX_DEATHS:
-                raise _as_ours(
-                    error, f"{work}: {work.num_deaths} actors died while they worked on it, at last of"
-                ) from error
-            queue.put_back(work)
-        elif state is State.BUILDING:
+                raise _ours(error, f"{work}: {work.num_deaths} actors died while they worked on it ({ADVICE}):")
+        self._replace(seat, work, queue)
+        if state is State.BUILDING:
             self._build_failed(
-                seat, MAX_DEATHS, _as_ours(error, f"{MAX_DEATHS} times an actor died while it was built:")
+                seat, MAX_DEATHS, _ours(error, f"an actor died {MAX_DEATHS} times while it was built ({ADVICE}):")
             )
 
+    def _replace(self, seat: Seat, work: Work[U] | None, queue: WorkQueue[U]) -> None:
+        """Wait for Ray to restart the process; its unit goes to whoever is free first."""
+        seat.park()
+        if work:
+            queue.put_back(work)
+
     def _build_failed(self, seat: Seat, limit: int, error: FinfError) -> None:
+        if isinstance(error, HOPELESS):
+            raise error
         seat.park()
         self._last_error = error
         seat.num_failed_builds += 1
         if seat.num_failed_builds >= limit:
             seat.rest(State.RETIRED)
-            log.warning("one of %s is given up: %s", self.plan, error)
+            log.warning("one actor of %d is given up: %s", self.plan.num_actors, error)
 
     def _check_alive(self) -> None:
         """Raises why no actor works, once none can be hoped for."""
@@ -207,11 +212,13 @@ class ActorCrew:
             raise self._last_error
 
 
-def _as_ours(error: Exception, what: str) -> FinfError:
-    """Itself if it is one of ours, else one line that says what and why."""
-    if isinstance(error, FinfError):
-        return error
-    lines = _ANSI.sub("", str(error)).split("\n")
-    ours = FinfError(f"{what} {type(error).__name__}: {lines[0][:300]}")
+def _ours(error: RayError, what: str) -> FinfError:
+    """What was raised in the actor if it is one of ours, else one line that says what and why. Caused by `error`."""
+    origin = error.cause if isinstance(error, RayTaskError) else error
+    if isinstance(origin, FinfError):
+        ours = origin
+    else:
+        lines = str(origin).splitlines() or [""]
+        ours = FinfError(f"{what} {type(origin).__name__}: {lines[0][:300]}")
     ours.__cause__ = error
     return ours

@@ -38,7 +38,8 @@ class ActorPlan:
     num_threads: int
 
     def __str__(self) -> str:
-        return f"{self.num_actors} actors with {self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs each"
+        actors = "1 actor" if self.num_actors == 1 else f"{self.num_actors} actors"
+        return f"{actors} of {self.num_cpus:g} CPUs and {self.num_gpus:g} GPUs"
 
 
 def plan_actors(options: PoolOptions, cluster_cpus: float, cluster_gpus: float, node_cpus: float) -> ActorPlan:
@@ -58,7 +59,9 @@ def plan_actors(options: PoolOptions, cluster_cpus: float, cluster_gpus: float, 
     )
     is_ours = options.ray_address in (None, "local")
     if is_ours and (num_actors * plan.num_cpus > cluster_cpus or num_actors * plan.num_gpus > cluster_gpus):
-        raise InputError(f"{plan} do not fit: this machine has {cluster_cpus:g} CPUs and {cluster_gpus:g} GPUs")
+        raise InputError(
+            f"there is no room for {plan}: this machine has {cluster_cpus:g} CPUs and {cluster_gpus:g} GPUs"
+        )
     return plan
 
 

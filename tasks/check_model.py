@@ -48,7 +48,7 @@ def check_model_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> ModelCh
     good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
     windows = encode_rows(model, job.spec.model, [row.text or "" for row in good])
     started = time.monotonic()
-    losses = score_rows(model.adapter, windows, [], job.batch_tokens)
+    losses = score_rows(model.adapter, windows, [], model.batch_tokens)
     seconds = time.monotonic() - started
     mean_nats = float(losses.base_nats_R.sum()) / max(1, int(losses.num_targets_R.sum()))
     chance = math.log(model.adapter.num_vocabulary)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WEIGHTS, PICKLES = "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 DESCRIBED_BY = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")  # what a digest covers
 READ_BYTES = 1 << 22
+BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # on a CPU a small batch stays in its cache and holds little padding
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class LoadedModel:
     adapter: CausalLM
     tokenizer: "PreTrainedTokenizerBase"
     context_tokens: int
+    batch_tokens: int  # padded tokens in one forward pass
 
 
 def local_checkpoint(path: str) -> Path:
@@ -59,8 +61,8 @@ def digest_checkpoint(folder: Path) -> str:
     return fingerprint({file.name: digest_chunks(_chunks(file)) for file in files})
 
 
-def load_model(spec: ModelSpec, device: str) -> LoadedModel:
-    """Load model and tokenizer, refusing whatever would score silently wrong.
+def load_model(spec: ModelSpec, batch_tokens: int | None = None) -> LoadedModel:
+    """Load model and tokenizer on the GPU if there is one, refusing whatever would score silently wrong.
 
     Raises:
         CheckpointError: unreadable or incomplete weights, or a tokenizer that does not fit the model.
@@ -86,9 +88,10 @@ def load_model(spec: ModelSpec, device: str) -> LoadedModel:
         raise CheckpointError(
             f"{spec.path}: {len(missing)} weights are missing or misshapen, the first is {missing[0]}"
         )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = CausalLM(model.to(device))
     _check_tokenizer(tokenizer, adapter, spec.path)
-    return LoadedModel(adapter, tokenizer, _context_tokens(spec, adapter))
+    return LoadedModel(adapter, tokenizer, _context_tokens(spec, adapter), batch_tokens or BATCH_TOKENS[device])
 
 
 def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", adapter: CausalLM, path: str) -> None:

@@ -16,7 +16,7 @@ from finf_core.spec import CorpusSpec
 from tasks import storage
 from tasks.storage_errors import parquet_errors
 
-UNIT_ROWS = 512  # a unit is cut after the row group that reaches this many rows
+UNIT_ROWS = 128  # a unit is cut after the row group that reaches this many rows
 FOOTER_READERS = 16
 
 

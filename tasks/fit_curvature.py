@@ -57,7 +57,7 @@ def _first_windows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) 
 def _batches(model: LoadedModel, job: ScanJob, windows: Sequence[Window]) -> Iterator[tuple[TokenBatch, Tensor]]:
     adapter = model.adapter
     generator = torch.Generator(adapter.head.weight.device).manual_seed(job.spec.update.seed)
-    for indices in plan_batches([len(window) for window in windows], job.batch_tokens):
+    for indices in plan_batches([len(window) for window in windows], model.batch_tokens):
         batch = adapter.collate([windows[index] for index in indices])
         if job.spec.update.curvature_labels == "sampled":
             batch = adapter.sample_labels(batch, generator)

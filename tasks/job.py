@@ -19,7 +19,7 @@ from tasks.storage import join
 class ScanJob:
     spec: ScanSpec
     store: str
-    batch_tokens: int  # a run option that the actors need; in no fingerprint
+    batch_tokens: int | None  # a run option that the actors need; in no fingerprint
     model_digest: str
     shards_digest: str
     queries_digest: str

@@ -8,5 +8,5 @@ from tasks.actor_pool import PoolOptions
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     store: str = "finf-store"  # folder or s3:// URI that holds runs and the cache
-    batch_tokens: int = 8192  # padded tokens in one forward pass
+    batch_tokens: int | None = None  # padded tokens in one forward pass; None: what suits the actor's device
     pool: PoolOptions = field(default_factory=PoolOptions)

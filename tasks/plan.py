@@ -3,8 +3,6 @@
 import random
 from dataclasses import dataclass
 
-import torch
-
 from finf_core.errors import InputError
 from finf_core.spec import ScanSpec
 from tasks.check_model import check_model_on_rows
@@ -36,7 +34,7 @@ def plan_scan(spec: ScanSpec, options: RunOptions) -> Plan:
     units = list(plan_units(inputs.shards))
     if not units:
         raise InputError(f"{spec.corpus.path}: no rows to score")
-    model = load_model(spec.model, "cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(spec.model, options.batch_tokens)
     sample = random.Random(SAMPLE_SEED).sample(units, min(SAMPLE_UNITS, len(units)))
     check_model_on_rows(model, inputs.job, sample[0])  # warm-up: the first pass is slower
     checks = [check_model_on_rows(model, inputs.job, unit) for unit in sample]

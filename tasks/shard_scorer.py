@@ -10,7 +10,6 @@ from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from finf_core.curvature import KroneckerFactors
 from finf_core.mirrored_update import MirroredUpdate
@@ -38,7 +37,7 @@ class ShardScorer:
 
     def __init__(self, job: ScanJob) -> None:
         self.job = job
-        self.model = load_model(job.spec.model, "cuda" if torch.cuda.is_available() else "cpu")
+        self.model = load_model(job.spec.model, job.batch_tokens)
         self.updates = UpdateReader(job.updates_uri)
 
     def ping(self) -> str:
@@ -75,7 +74,9 @@ class ShardScorer:
         good, skipped = sort_out_bad_rows(rows, shard, spec.corpus)
         windows = encode_rows(self.model, spec.model, [row.text or "" for row in good])
         numbers: list[tuple[float, int]] = []  # filled while the updates stream by: each is read once
-        losses = score_rows(self.model.adapter, windows, self._stream_updates(queries, numbers), self.job.batch_tokens)
+        losses = score_rows(
+            self.model.adapter, windows, self._stream_updates(queries, numbers), self.model.batch_tokens
+        )
         moved, num_targets = zip(*numbers, strict=True)
         ranked = rank_rows(losses, np.array(moved), np.array(num_targets), spec.update.direction, spec.rank)
         skipped += self._unscored(shard, good, losses.num_targets_R, ranked.not_finite)

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from finf_core.errors import InputError
 from tasks.demo.baselines import bm25_rankings, ngram_rankings
 from tasks.demo.corpus import Row, read_demo_rows, write_demo_inputs
-from tasks.demo.functions import StdlibFunction, choose_functions, stdlib_functions
+from tasks.demo.functions import MAX_CHARS, MIN_CHARS, StdlibFunction, choose_functions, stdlib_functions
 from tasks.demo.plants import Problem, humaneval_problems, make_plants
 from tasks.demo.rename import VALUE_WORDS, rename_identifiers
 from tasks.demo.train import TrainSettings, train_model, train_tokenizer
@@ -104,7 +104,7 @@ def test_every_chosen_function_of_the_real_library_is_one_function_of_the_asked_
         (node,) = ast.parse(function.text).body
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         assert function.document_id.split(":")[1].endswith(node.name)
-        assert 120 <= len(function.text) <= 800
+        assert MIN_CHARS <= len(function.text) <= MAX_CHARS
     assert len({function.text for function in sample.functions}) == 2000
     assert len({function.document_id for function in sample.functions}) == 2000
 

@@ -19,7 +19,7 @@ from finf_core.errors import InputError
 from tasks.demo.functions import choose_functions
 from tasks.demo.plants import Plant, Problem, humaneval_problems, make_plants
 
-ROW_GROUP_ROWS = 64  # small, so that even a demo shard has several units of work
+ROW_GROUP_ROWS = 128  # so that even a demo shard has several units of work
 
 
 class Row(NamedTuple):

@@ -23,7 +23,7 @@ SKIPPED_FOLDERS = frozenset(
     {"__pycache__", "dist-packages", "idlelib", "lib2to3", "site-packages", "test", "tests", "turtledemo"}
 )
 MIN_CHARS = 120  # shorter ones are mostly one-line getters
-MAX_CHARS = 450  # short, so that thousands of functions can be scored in two minutes on two cores
+MAX_CHARS = 350  # short, so that thousands of functions can be scored in two minutes on two cores
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
