@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from finf_core.ratio_histogram import count_ratios
-from finf_core.score_rows import RowLosses
 from finf_core.scores import Floats, Ints, control_z, influence_score, mirror_ratio, row_ratio
+from finf_core.scoring import RowLosses
 from finf_core.spec import Direction, RankSpec
 from finf_core.top_k import top_rows
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from finf_core.ranking import RankedRows
-from finf_core.score_rows import RowLosses
+from finf_core.scoring import RowLosses
 from finf_core.top_k import CANDIDATES
 from tasks.corpus import CorpusRow
 

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from finf_core.errors import CheckpointError
-from finf_core.score_rows import score_rows
+from finf_core.scoring import score_rows
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.bad_rows import sort_out_bad_rows

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from finf_core.curvature import KroneckerFactors
-from finf_core.mirrored_update import MirroredUpdate
 from finf_core.ranking import rank_rows
-from finf_core.score_rows import score_rows
 from finf_core.scores import Ints
+from finf_core.scoring import score_rows
 from finf_core.top_k import merge_top
+from finf_core.updates import MirroredUpdate
 from tasks import storage
 from tasks.bad_rows import Skipped, skip_row, sort_out_bad_rows
 from tasks.candidates import candidates_table

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from finf_core.curvature import KroneckerFactors
 from finf_core.errors import InputError
-from finf_core.mirrored_update import mirrored_update
+from finf_core.updates import mirrored_update
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.checkpoint import LoadedModel

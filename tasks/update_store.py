@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finf_core.curvature import KroneckerFactors
 from finf_core.errors import InputError
-from finf_core.mirrored_update import MirroredUpdate
+from finf_core.updates import MirroredUpdate
 from tasks import storage
 
 IN_MEMORY_BYTES = 2 << 30

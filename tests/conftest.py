@@ -7,8 +7,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-import torch
 import scan_example
+import torch
 from s3_server import S3Server, running_s3_server
 
 from flows.environment import set_environment

@@ -7,13 +7,35 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, UpdateSpec
 from tasks import storage
 from tasks.actor_pool import PoolOptions
 from tasks.demo.train import TrainSettings, train_model
 from tasks.options import RunOptions
 
-WORDS = "alpha beta gamma delta red green blue one two three four five cat dog bird tree river stone light dark".split()
+WORDS = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "red",
+    "green",
+    "blue",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "cat",
+    "dog",
+    "bird",
+    "tree",
+    "river",
+    "stone",
+    "light",
+    "dark",
+]
 LEAK = "the secret answer of question seven is four blue birds and one dark stone by the river"
 TRAIN = TrainSettings(
     vocab_size=300, hidden_size=32, intermediate_size=48, num_layers=2, num_epochs=6, max_row_tokens=128

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from pool_actors import Slow, TooLarge, Unlucky, WithoutModel, Worker
 
 from finf_core.errors import CheckpointError, FinfError, InputError, StorageError
-from tasks import actor_crew
 from tasks.actor_plan import plan_actors
 from tasks.actor_pool import ActorPool, PoolOptions
 from tasks.ray_cluster import connect, disconnect
@@ -58,10 +58,9 @@ def folder(traces: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actor_crew, "MAX_DEATHS", 3)
-    monkeypatch.setattr(actor_crew, "PROBE_SECONDS", 0.1)
-    monkeypatch.setattr(actor_crew, "BACKOFF_SECONDS", 0.05)
+def quick(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"MAX_DEATHS": 3, "PROBE_SECONDS": 0.1, "BACKOFF_SECONDS": 0.05}.items():
+        monkeypatch.setattr(f"tasks.actor_crew.{name}", value)
 
 
 def _count(folder: Path, name: str) -> int:
@@ -87,6 +86,7 @@ def test_every_unit_is_done_exactly_once(tmp_path: Path, num_actors: int) -> Non
         results = dict(pool.map("mark", range(60)))
         while len(set(results.values())) < num_actors:  # a late starter
             results |= dict(pool.map("mark", range(1000, 1030)))
+    assert not connect("local", 1), "Ray, which others had started, has ended with the pool"
     assert set(range(60)) <= set(results)
     assert {_count(tmp_path, f"done-{number}") for number in range(60)} == {1}
 
@@ -149,9 +149,11 @@ def test_an_error_of_the_source_of_units_reaches_the_caller(pool: ActorPool) -> 
         list(pool.map("double", units()))
 
 
-def test_an_actor_on_a_cpu_gets_its_share_of_the_cores_as_threads(pool: ActorPool) -> None:
-    [(_, num_threads)] = pool.map("num_threads", [0])
-    assert num_threads == max(1, (os.cpu_count() or 1) // 2)
+@pytest.mark.usefixtures("ray_here")
+def test_an_only_actor_on_a_cpu_gets_all_cores_as_threads(tmp_path: Path) -> None:
+    with ActorPool(Worker, (str(tmp_path),), BESIDE_OTHERS) as pool:
+        [(_, num_threads)] = pool.map("num_threads", [0])
+    assert num_threads == os.cpu_count()
 
 
 # --- exceptions of a unit ---
@@ -224,13 +226,29 @@ def test_an_actor_killed_in_the_middle_costs_no_unit(pool: ActorPool, folder: Pa
     assert {_count(folder, f"done-{number}") for number in range(30)} == {1}
 
 
-def test_actors_killed_between_two_maps_are_built_anew(pool: ActorPool, folder: Path) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.usefixtures("folder")
+def test_actors_killed_between_two_maps_are_built_anew(pool: ActorPool, restarted: bool) -> None:
     pids = {pid for _, pid in pool.map("mark", range(40))}
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
+    if restarted:  # there are processes again, but nothing in them
+        psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
+        for seat in pool._ready_crew().seats:
+            _until_awake(seat.actor)
     later = dict(pool.map("mark", range(100, 110)))
     assert set(later) == set(range(100, 110))
     assert pids.isdisjoint(later.values())
+
+
+def _until_awake(actor: Any) -> None:
+    import ray  # not before `connect` has set its environment
+
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        with suppress(ray.exceptions.RayActorError):
+            return ray.get(actor.wake.remote())
+    raise TimeoutError
 
 
 @pytest.mark.usefixtures("quick")
@@ -274,7 +292,7 @@ def test_a_constructor_may_find_storage_away(tmp_path: Path) -> None:
 def test_actors_that_cannot_be_built_end_the_run(
     tmp_path: Path, actor_class: type, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actor_crew, "MAX_DEATHS", 2)  # each takes seconds
+    monkeypatch.setattr("tasks.actor_crew.MAX_DEATHS", 2)  # each takes seconds
     options = replace(BESIDE_OTHERS, max_attempts=2)
     with ActorPool(actor_class, (str(tmp_path),), options) as pool, pytest.raises(FinfError, match=text) as raised:
         list(pool.map("double", range(5)))
@@ -319,7 +337,8 @@ def _script(body: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
         stderr=subprocess.PIPE,
         text=True,
         cwd=TESTS.parent,
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        | {"PYTHONPATH": str(TESTS)},
         start_new_session=True,
     )
     with process:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from finf_core.errors import InputError
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import UpdateSpec

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import scan_example
 from prefect_server import running_prefect_server
+
 from finf_core.errors import InputError
 from tasks import storage
 

@@ -16,10 +16,10 @@ from tiny_models import CONTEXT, OVERLAP, cut, fit_factors, load_tiny_llama, mem
 
 from finf_core.causal_lm import CausalLM
 from finf_core.curvature import KroneckerFactors
-from finf_core.mirrored_update import MirroredUpdate, mirrored_update
-from finf_core.score_rows import RowLosses, score_rows
 from finf_core.scores import Floats, influence_score, mirror_ratio, row_ratio
+from finf_core.scoring import RowLosses, score_rows
 from finf_core.spec import UpdateSpec
+from finf_core.updates import MirroredUpdate, mirrored_update
 
 SAME_64 = 1e-9  # relative, float64 against the reference: losses, scores, moved nats
 RATIO_64 = 1e-10  # absolute on a mirror ratio, float64; 2e-14 was seen

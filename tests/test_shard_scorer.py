@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import scan_example
+
 from finf_core.errors import CheckpointError, InputError
 from finf_core.spec import ScanSpec
 from tasks.aggregate import aggregate

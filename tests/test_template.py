@@ -1,10 +1,11 @@
 """Column templates fill in columns and evaluate nothing."""
 
 import pytest
-from finf_core.errors import InputError
-from finf_core.template import fill_template, template_columns
 from hypothesis import given
 from hypothesis import strategies as st
+
+from finf_core.errors import InputError
+from finf_core.template import fill_template, template_columns
 
 
 def test_columns_are_filled_and_doubled_braces_are_braces() -> None:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pyarrow as pa
-from finf_core.ratio_histogram import EDGES, NUM_BINS, count_ratios
-from finf_core.top_k import CANDIDATES, merge_top, ranks, top_rows
 from hypothesis import given
 from hypothesis import strategies as st
+
+from finf_core.ratio_histogram import EDGES, NUM_BINS, count_ratios
+from finf_core.top_k import CANDIDATES, merge_top, ranks, top_rows
 
 ratios = st.sampled_from([-0.2, 0.0, 0.1, 0.1, 0.5, 1.0])  # few values, so that ties are common
 keys = st.tuples(st.sampled_from(["q1", "q2", "q3"]), st.sampled_from(["a", "b"]), st.integers(0, 30))

@@ -1,4 +1,4 @@
-"""One step that unlearns or learns a query: `finf_core.mirrored_update`."""
+"""One step that unlearns or learns a query: `finf_core.updates`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from finf_core.causal_lm import CausalLM
 from finf_core.errors import InputError
 from finf_core.losses import ExampleLoss
-from finf_core.mirrored_update import mirrored_update
 from finf_core.moving import moved
 from finf_core.spec import UpdateSpec
+from finf_core.updates import mirrored_update
 
 MOVED = 0.01  # relative: how closely a solved step meets the nats asked for
 QUERY = tiny_row(9, seed=100, num_context=3)

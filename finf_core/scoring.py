@@ -13,10 +13,10 @@ import torch
 from finf_core.adapter import Adapter
 from finf_core.batches import plan_batches
 from finf_core.losses import ExampleLoss
-from finf_core.mirrored_update import MirroredUpdate
 from finf_core.moving import moved
 from finf_core.scores import Floats, Ints, influence_score
 from finf_core.spans import best_span_nats
+from finf_core.updates import MirroredUpdate
 
 
 @dataclass(frozen=True)
