@@ -4,6 +4,7 @@ import json
 import math
 import time
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 
 from finf_core.errors import CheckpointError
 from finf_core.scoring import score_rows
@@ -44,7 +45,7 @@ def check_model_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> ModelCh
     Raises:
         CheckpointError: the model is worse than a uniform guess on them.
     """
-    rows = next(read_unit(unit, job.spec.corpus))[:SAMPLE_ROWS]
+    rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
     windows = encode_rows(model, job.spec.model, [row.text or "" for row in good])
     started = time.monotonic()
