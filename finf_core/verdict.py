@@ -5,7 +5,8 @@ from finf_core.spec import RankSpec
 
 NO_ERROR_RATE = (
     "No control queries were given, so no error rate is claimed: the threshold is a convention, between an exact copy "
-    "(1.00) and the largest ratios seen for unrelated rows. Read the rows before you act."
+    "(1.00) and the largest ratios seen for unrelated rows. It finds copies, not rewordings; read the rows before you "
+    "act."
 )
 
 

@@ -38,6 +38,7 @@ id_column = "task_id"
 
 [update]
 kind = "kfac"
+curvature_rows = 512              # of 2,036: enough for layers as small as these
 
 [rank]
 by = "control_z"                  # against the row's ratios for the other queries: finds reworded copies best
@@ -50,7 +51,7 @@ class DemoSize:
     num_functions: int = 2000
     num_verbatim: int = 12
     num_renamed: int = 24
-    num_clean: int = 12
+    num_clean: int = 8
     num_shards: int = 8
     seed: int = 0
     train: TrainSettings = field(default_factory=TrainSettings)

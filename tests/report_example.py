@@ -158,6 +158,7 @@ def _row(rng: random.Random, query: int, rank: int, ratio: float, planted: bool)
         else f"stdlib/{rng.choice(('json', 'email', 'ast'))}/{rng.randrange(900)}",
         "score": ratio * 12.5,
         "mirror_ratio": ratio,
+        "row_ratio": ratio / 2,
         "control_z": None if rank > 12 else ratio * 8.4 - 0.3,
         "base_nats": num_targets * rng.uniform(0.5, 2.0),
         "num_targets": num_targets,

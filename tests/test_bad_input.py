@@ -82,10 +82,11 @@ def write_jsonl(path: Path, rows: list[dict[str, object]]) -> str:
 
 
 def test_queries_come_from_jsonl_too(spec: ScanSpec, tmp_path: Path) -> None:
-    path = write_jsonl(tmp_path / "q.jsonl", [{"name": "a", "q": "red", "a": "dog"}, {"name": "b", "q": "", "a": "cat"}])
-    asked = with_queries(spec, path=path, context="{q} ", target="{a}", id_column="name")
+    path = write_jsonl(tmp_path / "q.jsonl", [{"n": "a", "q": "red", "a": "dog"}, {"n": "b", "q": "", "a": "cat"}])
+    asked = with_queries(spec, path=path, context="{q} ", target="{a}", id_column="n")
     queries = find_inputs(asked, scan_example.run_options("unused")).queries
-    assert [(query.query_id, query.context, query.target) for query in queries] == [("a", "red ", "dog"), ("b", " ", "cat")]
+    found = [(query.query_id, query.context, query.target) for query in queries]
+    assert found == [("a", "red ", "dog"), ("b", " ", "cat")]
 
 
 def test_bad_queries_are_named_by_row(spec: ScanSpec, tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_model_that_is_nowhere_is_refused(spec: ScanSpec, tmp_path: Path) -> N
     assert "nowhere: no such folder, and not in the hub's cache" in refusal(nowhere, tmp_path)
 
 
-# ---- the record of a run, and its price --------------------------------------------------------------------------------
+# ---- the record of a run, and its price ------------------------------------------------------------------------------
 
 
 def test_a_job_is_read_back_as_it_was_written(spec: ScanSpec, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tasks import storage
 
 FINF = str(Path(sys.executable).parent / "finf")
 WAIT_SECONDS = 120
+RATIO_TOLERANCE = 1e-4  # one actor has both cores, three have one each: other threads, other rounding
 FOUND_LEAKAGE = 3
 
 CONFIG = """
@@ -151,7 +152,7 @@ def kill_when_some_units_are_done(
     return finished_units(store)
 
 
-def test_after_kill_9_only_the_missing_units_are_scored_and_the_result_is_identical(
+def test_after_kill_9_only_the_missing_units_are_scored_and_the_result_is_the_same(
     tiny_checkpoint: Path, tmp_path: Path, finf_environment: dict[str, str]
 ) -> None:
     config = write_inputs(str(tmp_path / "inputs"), tmp_path, tiny_checkpoint, num_shards=48)
@@ -163,7 +164,11 @@ def test_after_kill_9_only_the_missing_units_are_scored_and_the_result_is_identi
     after = finished_units(store)
     assert len(after) == 48
     assert {uri: after[uri] for uri in before} == before  # not written again
-    assert read_top(resumed["run"]) == read_top(undisturbed["run"])
+    found, wanted = (
+        {(row["query_id"], row["rank"], row["document_id"]): row["row_ratio"] for row in read_top(result["run"])}
+        for result in (resumed, undisturbed)
+    )
+    assert found == pytest.approx(wanted, abs=RATIO_TOLERANCE)  # same rows, same ranks
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(
