@@ -8,7 +8,7 @@ pass through here: units and results are small, the actors read from storage and
             ...
 """
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -40,14 +40,11 @@ class ActorPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def map(
-        self, method: str, units: Iterable[U], *, on_done: Callable[[U, Any], None] | None = None
-    ) -> Generator[tuple[U, Any], None, None]:
+    def map(self, method: str, units: Iterable[U]) -> Generator[tuple[U, Any], None, None]:
         """Call a method of the object with every unit; yields unit and result as they are finished, in any order.
 
-        At most one unit per actor is in flight, and units are pulled as actors come free. `on_done` is told of a
-        unit and its result before they are yielded. Closing the iterator early leaves the units in flight undone
-        as far as the caller can know.
+        At most one unit per actor is in flight, and units are pulled as actors come free. Closing
+        the iterator early leaves the units in flight undone as far as the caller can know.
 
         Raises:
             InputError, CheckpointError: from a unit or from the object's constructor, at once and as themselves.
@@ -58,10 +55,7 @@ class ActorPool:
         if queue.is_empty():
             return
         with closing(self._ready_crew().stream(method, queue)) as stream:
-            for unit, result in stream:
-                if on_done is not None:
-                    on_done(unit, result)
-                yield unit, result
+            yield from stream
 
     def close(self) -> None:
         """Kill the actors, and end Ray if this pool started it."""

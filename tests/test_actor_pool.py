@@ -125,13 +125,6 @@ def test_results_are_yielded_as_they_are_finished(pool: ActorPool) -> None:
     assert order == [0.01, 0.02, 0.03, 2.0]
 
 
-def test_the_caller_is_told_of_a_unit_before_it_is_yielded(pool: ActorPool) -> None:
-    told: list[tuple[int, int]] = []
-    for unit, result in pool.map("double", range(4), on_done=lambda unit, result: told.append((unit, result))):
-        assert told[-1] == (unit, result)
-    assert len(told) == 4
-
-
 def test_two_maps_at_once_are_refused(pool: ActorPool) -> None:
     first = pool.map("nap", [0.01, 0.5, 0.5])
     next(first)
