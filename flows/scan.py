@@ -6,13 +6,13 @@ resolve inputs -> check model -> fit curvature -> solve updates -> score shards 
 from dataclasses import asdict
 
 from prefect import flow
-from tasks.actor_pool import ActorPool
 
 from finf_core.spec import ScanSpec
 from flows.progress_artifact import ProgressArtifact
 from flows.progress_bar import ProgressBar
 from flows.stage import Stages
 from tasks import storage
+from tasks.actor_pool import ActorPool
 from tasks.aggregate import aggregate
 from tasks.check_model import check_model
 from tasks.fit_curvature import fit_curvature

@@ -3,7 +3,6 @@
 import random
 from dataclasses import dataclass
 
-from finf_core.errors import InputError
 from finf_core.spec import ScanSpec
 from tasks.check_model import check_model_on_rows
 from tasks.checkpoint import load_model
@@ -32,8 +31,6 @@ def plan_scan(spec: ScanSpec, options: RunOptions) -> Plan:
     """Count rows from the footers, read and score a sample in this process, and extrapolate."""
     inputs = find_inputs(spec, options)
     units = list(plan_units(inputs.shards))
-    if not units:
-        raise InputError(f"{spec.corpus.path}: no rows to score")
     model = load_model(spec.model, options.batch_tokens)
     sample = random.Random(SAMPLE_SEED).sample(units, min(SAMPLE_UNITS, len(units)))
     check_model_on_rows(model, inputs.job, sample[0])  # warm-up: the first pass is slower

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
 
-from finf_core.errors import CheckpointError
+from finf_core.errors import CheckpointError, InputError
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import ScanSpec
 from tasks import storage
@@ -37,6 +37,8 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
     if spec.model.digest not in (None, model_digest):
         raise CheckpointError(f"{spec.model.path}: its digest is {model_digest}, the config wants {spec.model.digest}")
     shards, queries = list_shards(spec.corpus), load_queries(spec.queries)
+    if not any(shard.num_rows for shard in shards):
+        raise InputError(f"{spec.corpus.path}: no shard has any row")
     job = ScanJob(
         spec=spec,
         store=options.store,

@@ -62,6 +62,8 @@ def test_an_empty_shard_is_refused_or_skipped_as_the_config_says(spec: ScanSpec,
     assert "shard-009.parquet: the shard has no rows" in refusal(spec, tmp_path)
     inputs = find_inputs(with_corpus(spec, on_bad_row="skip"), scan_example.run_options("unused"))
     assert [shard.num_rows for shard in inputs.shards] == [48, 48, 0]
+    only_empty = with_corpus(spec, on_bad_row="skip", path=str(tmp_path / "corpus" / "shard-009.parquet"))
+    assert "no shard has any row" in refusal(only_empty, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"PAR1" * 9])

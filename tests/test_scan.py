@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import scan_example
 from prefect_server import running_prefect_server
+from s3_server import S3Server
 
 from finf_core.errors import InputError
 from tasks import storage
@@ -97,8 +98,13 @@ def task_runs(prefect_url: str, key: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_scan_from_s3_to_s3_finds_the_leak_and_runs_from_cache_the_second_time(
-    s3_bucket: str, tiny_checkpoint: Path, tmp_path: Path, finf_environment: dict[str, str], prefect_url: str
+def test_a_scan_from_s3_to_s3_finds_the_leak_then_runs_from_cache_then_mends_what_was_lost(
+    s3_server: S3Server,
+    s3_bucket: str,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    finf_environment: dict[str, str],
+    prefect_url: str,
 ) -> None:
     environment = finf_environment | {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
     config = write_inputs(s3_bucket, tmp_path, tiny_checkpoint)
@@ -124,6 +130,15 @@ def test_a_scan_from_s3_to_s3_finds_the_leak_and_runs_from_cache_the_second_time
     assert states.pop("resolve inputs") == "Completed"
     assert set(states.values()) == {"Cached"}, states
     assert len(states) == 6
+
+    lost = sorted(units)[0]
+    for uri in (lost, *(storage.join(first["run"], name) for name in ("report.json", "totals.json"))):
+        s3_server.client().delete_object(Bucket=s3_bucket.removeprefix("s3://"), Key=uri.removeprefix(f"{s3_bucket}/"))
+    third = run_scan(config, store, environment, actors=1)  # Prefect remembers all of it; the store does not
+    assert (third["run"], third["num_leaked"]) == (first["run"], 1)
+    again = finished_units(store)
+    assert again.keys() == units.keys()
+    assert {uri: again[uri] for uri in units if uri != lost} == {uri: units[uri] for uri in units if uri != lost}
 
     status = run_finf("status", first["run"], "--json", environment=environment)
     assert json.loads(status.stdout)["complete"]

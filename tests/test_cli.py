@@ -1,0 +1,106 @@
+"""The command line in this process: exit codes, one-line errors, and one JSON object on the last line."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scan_example
+from test_shard_scorer import score_everything
+
+from flows.cli import main
+from tasks import storage
+from tasks.config import load_config
+from tasks.publish_report import publish_report
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """The exit code of `finf ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["finf", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        main()
+    return int(exit_.value.code or 0)
+
+
+def last_json(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return found
+
+
+@pytest.fixture
+def finished_run(tiny_checkpoint: Path, tmp_path: Path) -> str:
+    corpus = scan_example.write_shards(str(tmp_path / "corpus"), scan_example.corpus_texts(), num_shards=2)
+    queries = scan_example.write_queries(str(tmp_path / "queries.parquet"))
+    job = score_everything(scan_example.scan_spec(tiny_checkpoint, corpus, queries), tmp_path / "store")
+    publish_report(job, [{"stage": "score shards", "seconds": 1.5, "cached": False}])
+    return job.run_uri
+
+
+def test_init_writes_a_config_and_never_over_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "leak.toml"
+    assert run(monkeypatch, "init", "scan", str(path), "--json") == 0
+    assert last_json(capsys) == {"config": str(path)}
+    assert load_config(path).kind == "scan"
+    assert run(monkeypatch, "init", "scan", str(path)) == 2
+    assert run(monkeypatch, "init", "scam", str(tmp_path / "other.toml")) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.startswith("finf: ") for line in lines] == [True, True]
+    assert "leak.toml: exists already" in lines[0]
+
+
+def test_wrong_usage_is_exit_code_2(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert run(monkeypatch, "scan") == 2
+    assert run(monkeypatch, "scan", "x.toml", "--actors", "0") == 2
+    assert run(monkeypatch, "scan", str(tmp_path / "nowhere.toml")) == 2
+    assert run(monkeypatch, "report", str(tmp_path)) == 2
+    assert run(monkeypatch, "status", str(tmp_path)) == 2
+
+
+def test_a_report_is_written_anew_and_summed_up(
+    finished_run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = Path(storage.join(finished_run, "report.html"))
+    before = page.read_text()
+    page.unlink()
+    assert run(monkeypatch, "report", finished_run, "--json") == 0
+    summary = last_json(capsys)
+    assert (summary["run"], summary["num_leaked"], summary["num_queries"], summary["seconds"]) == (
+        finished_run,
+        1,
+        4,
+        1.5,
+    )
+    assert page.read_text() == before
+    assert scan_example.LEAK in before
+
+
+def test_status_counts_what_is_in_the_store(
+    finished_run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (Path(finished_run) / "report.json").unlink()
+    next((Path(finished_run).parent / "cache").glob("scores-*/*.parquet")).unlink()
+    assert run(monkeypatch, "status", finished_run, "--json") == 0
+    status = last_json(capsys)
+    assert not status["complete"]
+    assert (status["queries_solved"], status["num_queries"], status["rows_scored"], status["num_rows"]) == (
+        4,
+        4,
+        48,
+        96,
+    )
+
+
+def test_a_plan_is_printed_as_json(
+    finished_run: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    config = tmp_path / "scan.toml"
+    config.write_text(
+        f'name = "p"\n[model]\npath = "{tiny_checkpoint}"\n[corpus]\npath = "{tmp_path}/corpus"\n'
+        f'[queries]\npath = "{tmp_path}/queries.parquet"\ntarget = "{{answer}}"\n'
+    )
+    assert run(monkeypatch, "plan", str(config), "--json") == 0
+    plan = last_json(capsys)
+    assert (plan["num_rows"], plan["num_queries"], plan["num_passes"]) == (96, 4, 5)
