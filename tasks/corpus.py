@@ -14,7 +14,6 @@ from finf_core.errors import InputError
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import CorpusSpec
 from tasks import storage
-from tasks.storage_errors import parquet_errors
 
 UNIT_ROWS = 128  # a unit is cut after the row group that reaches this many rows
 FOOTER_READERS = 16
@@ -94,8 +93,7 @@ def read_unit(unit: Unit, corpus: CorpusSpec) -> Iterator[list[CorpusRow]]:
     with storage.open_parquet(unit.shard) as file:
         first_row = unit.first_row
         for group in range(unit.first_group, unit.stop_group):
-            with parquet_errors(unit.shard):
-                table = file.read_row_group(group, columns=columns)
+            table = storage.read_row_group(file, group, columns, unit.shard)
             texts = table[corpus.text_column].cast(pa.large_string()).to_pylist()
             names = (
                 table[corpus.id_column].to_pylist() if corpus.id_column else range(first_row, first_row + len(texts))

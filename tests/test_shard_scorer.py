@@ -87,11 +87,13 @@ def test_other_shards_and_row_groups_change_nothing(everything_listed: ScanSpec,
     assert_same_ratios(found, undisturbed)
 
 
+@pytest.mark.parametrize("direction", ["ascent", "descent"])
 @pytest.mark.parametrize("kind", ["sgd", "adam", "kfac"])
 def test_the_planted_copy_is_first_with_mirror_ratio_one(
-    everything_listed: ScanSpec, tmp_path: Path, kind: str
+    everything_listed: ScanSpec, tmp_path: Path, kind: str, direction: str
 ) -> None:
-    spec = dataclasses.replace(everything_listed, update=dataclasses.replace(everything_listed.update, kind=kind))
+    update = dataclasses.replace(everything_listed.update, kind=kind, direction=direction)
+    spec = dataclasses.replace(everything_listed, update=update)
     job = score_everything(spec, tmp_path)
     first = read_table(job.file("top.parquet")).slice(0, 1).to_pylist()[0]
     assert (first["query_id"], first["rank"], first["document_id"], first["text_excerpt"]) == (
