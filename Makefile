@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all their own set-up. Python 3.11 or 3.12 is all they need.
+# `make demo` and `make test` do all their own set-up. Python 3.11 is all they need (3.12 may do, but is not tested).
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

@@ -112,5 +112,6 @@ def _print_tables(result: dict[str, Any], console: Console) -> None:
             recalls = baseline[kind]
             table.add_row(kind, name, f"{recalls['recall_at_1']:.2f}", f"{recalls['recall_at_5']:.2f}", "", "")
     console.print(table)
+    console.print("finf: loss on the solution, rows by control_z; bm25 reads the solution, ngram the whole item")
     console.print(f"largest mirror ratio of any other row: {result['largest_other_mirror_ratio']:.2f}")
     console.print(f"report: {storage.join(result['run'], 'report.html')}   ({result['seconds']} s)", soft_wrap=True)
