@@ -308,7 +308,7 @@ def test_actors_that_find_no_place_are_not_waited_for_for_ever(tmp_path: Path) -
 # --- Ray itself, in a process of its own ---
 
 SCRIPT = """
-import sys, threading
+import signal, sys, threading
 from pathlib import Path
 import psutil
 from pool_actors import Worker
@@ -317,6 +317,7 @@ from tasks.actor_pool import ActorPool, PoolOptions
 def raylets():
     return [child for child in psutil.Process().children(recursive=True) if child.name() == "raylet"]
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 pool = ActorPool(Worker, (sys.argv[1],), PoolOptions(num_actors=1, object_store_memory_bytes=80_000_000))
 """
 

@@ -106,6 +106,7 @@ def test_the_planted_copy_is_first_with_mirror_ratio_one(
     verdicts = read_table(job.file("queries.parquet")).to_pylist()
     assert verdicts[0]["leaked"]
     assert verdicts[0]["max_mirror_ratio"] == first["mirror_ratio"]
+    assert [sum(verdict["ratio_counts"]) for verdict in verdicts] == [96] * 4  # every row of every unit, once
 
 
 def test_a_row_longer_than_the_context_is_counted_whole(tiny_checkpoint: Path, tmp_path: Path) -> None:

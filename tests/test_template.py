@@ -13,10 +13,16 @@ def test_columns_are_filled_and_doubled_braces_are_braces() -> None:
     assert template_columns("{a} and {b}{a}") == ["a", "b", "a"]
 
 
-@pytest.mark.parametrize("template", ["{a.__class__}", "{a[0]}", "{a!r}", "{a:>10}", "{}", "{a", "a}"])
+@pytest.mark.parametrize("template", ["{a.__class__}", "{a[0]}", "{a!r}", "{a:>10}", "{}"])
 def test_anything_but_a_plain_column_name_is_refused(template: str) -> None:
-    with pytest.raises(InputError):
-        fill_template(template, {"a": "text"})
+    with pytest.raises(InputError, match="only plain column names"):
+        fill_template(template, {"a": "text", "a.__class__": "x", "a[0]": "y"})
+
+
+@pytest.mark.parametrize("template", ["{a", "a}", "{a}}"])
+def test_an_unbalanced_brace_is_refused(template: str) -> None:
+    with pytest.raises(InputError, match="template"):
+        template_columns(template)
 
 
 def test_a_missing_column_and_a_null_are_named() -> None:

@@ -38,6 +38,19 @@ def test_merging_in_any_order_and_grouping_keeps_the_same_rows(rows, k, random) 
     assert found == best_by_hand(rows, k)
 
 
+@given(st.lists(st.tuples(ratios, ratios), max_size=30), st.integers(1, 4))
+def test_the_best_by_mirror_ratio_are_kept_beside_the_best_by_the_order(values, k) -> None:
+    rows = table({("q1", "a", row): mirror for row, (mirror, _) in enumerate(values)})
+    place = rows.schema.get_field_index("row_ratio")
+    rows = rows.set_column(place, rows.schema.field(place), pa.array([whole for _, whole in values], pa.float64()))
+    merged = CANDIDATES.empty_table()
+    for start in range(0, len(values), 7):
+        merged = merge_top([merged, rows.slice(start, 7)], k, "row_ratio")
+    numbers = range(len(values))
+    best = {row for part in (0, 1) for row in sorted(numbers, key=lambda row: (-values[row][part], row))[:k]}
+    assert merged["row"].to_pylist() == sorted(best, key=lambda row: (-values[row][1], row))
+
+
 def test_ranks_restart_for_each_query() -> None:
     assert ranks(pa.chunked_array([["a", "a"], ["a", "b"], ["c", "c"]])).tolist() == [1, 2, 3, 1, 1, 2]
 
