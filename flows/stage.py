@@ -12,7 +12,7 @@ from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from finf_core.errors import FinfError, StorageError
+from finf_core.errors import StorageError
 
 RETRIES = 3
 T = TypeVar("T")
@@ -70,10 +70,4 @@ def _as_task(name: str, work: Callable[[], T]) -> Task[[], T]:
 
 async def _may_help(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     """A retry helps when storage stuttered, never when the input is wrong."""
-    try:
-        await state.aresult()
-    except StorageError:
-        return True
-    except FinfError:
-        return False
-    return False
+    return isinstance(await state.aresult(raise_on_failure=False), StorageError)

@@ -16,6 +16,7 @@ from tasks.options import RunOptions
 from tasks.queries import Query, load_queries, queries_table
 
 JOB = "spec.json"
+MIN_QUERIES_FOR_Z = 3  # a query is measured against at least two others
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
     shards, queries = list_shards(spec.corpus), load_queries(spec.queries)
     if not any(shard.num_rows for shard in shards):
         raise InputError(f"{spec.corpus.path}: no shard has any row")
+    if spec.rank.by == "control_z" and len(queries) < MIN_QUERIES_FOR_Z:
+        raise InputError(
+            f"rank.by = 'control_z' wants {MIN_QUERIES_FOR_Z} queries, not {len(queries)}; use 'row_ratio'"
+        )
     job = ScanJob(
         spec=spec,
         store=options.store,

@@ -102,6 +102,11 @@ def test_bad_queries_are_named_by_row(spec: ScanSpec, tmp_path: Path) -> None:
     assert "only plain column names" in refusal(with_queries(asked, target="{text.__class__}"), tmp_path)
 
 
+def test_a_z_score_without_other_queries_is_refused(spec: ScanSpec, tmp_path: Path) -> None:
+    asked = dataclasses.replace(with_queries(spec, limit=2), rank=dataclasses.replace(spec.rank, by="control_z"))
+    assert "rank.by = 'control_z' wants 3 queries, not 2; use 'row_ratio'" in refusal(asked, tmp_path)
+
+
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
 
 

@@ -197,3 +197,39 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     [line] = done.stderr.splitlines()
     assert "shard-000.parquet: no column 'body' (corpus.text_column)" in line
     assert not (tmp_path / "store").exists()
+
+
+STAGES = """
+from prefect import flow
+from finf_core.errors import InputError, StorageError
+from flows.stage import Stages
+calls = []
+
+def stutter():
+    calls.append("storage")
+    if calls.count("storage") < 3:
+        raise StorageError("try again")
+    return "done"
+
+def wrong():
+    calls.append("input")
+    raise InputError("never again")
+
+@flow
+def example():
+    stages = Stages()
+    print(stages.always("stutter", stutter))
+    stages.always("wrong", wrong)
+
+try:
+    example()
+except InputError as error:
+    print(error, calls.count("storage"), calls.count("input"))
+"""
+
+
+def test_a_stage_is_retried_when_storage_stutters_and_never_for_wrong_input(finf_environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", STAGES], env=finf_environment, capture_output=True, text=True, timeout=WAIT_SECONDS
+    )
+    assert done.stdout.splitlines() == ["done", "never again 3 1"], done.stderr
