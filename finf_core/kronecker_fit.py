@@ -7,7 +7,6 @@ Name suffixes: B rows, T positions, I inputs (with the bias' 1), O outputs of a 
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +25,7 @@ from finf_core.layers import (
     output_rows,
 )
 from finf_core.losses import ExampleLoss
+from finf_core.recording import Recorder, recording
 
 SUMS_BYTES = 8 << 30
 LEAST_POSITIONS = 16  # an expert that fewer positions of the sample reached stays where it is
@@ -105,56 +105,17 @@ def _correct(
     }
 
 
-Recorder = Callable[[nn.Module, Tensor, Tensor, Tensor | None], None]  # layer, input, output gradient, mask
-
-
 def _run(layers: Mapping[str, nn.Module], sample: Sample, recorders: Mapping[str, Recorder]) -> int:
     """Forward and backward over the batches, every layer telling its recorder; returns the number of targets."""
     num_targets = 0
     for batch, mask_BT in sample.batches():
-        with _recording(layers, recorders, mask_BT), torch.enable_grad():
+        with recording(layers, recorders, mask_BT), torch.enable_grad():
             losses = sample.loss(batch)
             nats = losses.sum_nats.sum()
             if nats.requires_grad:  # not where the batch reached none of the layers: an expert alone in its turn
                 nats.backward()
         num_targets += int(losses.num_targets.sum())
     return num_targets
-
-
-@contextmanager
-def _recording(
-    layers: Mapping[str, nn.Module], recorders: Mapping[str, Recorder], mask_BT: Tensor | None
-) -> Iterator[None]:
-    handles = [layer.register_forward_hook(_record(recorders[name], mask_BT)) for name, layer in layers.items()]
-    handles += [layer.register_forward_pre_hook(_start_graph) for layer in layers.values()]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _start_graph(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Let gradients flow from the first factored layer on; no parameter needs one, so none is computed."""
-    if inputs[0].requires_grad or not inputs[0].is_floating_point():
-        return inputs
-    return (inputs[0].detach().requires_grad_(), *inputs[1:])
-
-
-def _record(recorder: Recorder, mask_BT: Tensor | None) -> Callable[..., Tensor]:
-    """All is recorded when the gradient comes: a checkpointed layer runs forward twice, backward once."""
-
-    def after_forward(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        given = inputs[0].detach()
-        if not output.requires_grad:  # an embedding: nothing before it needs a gradient
-            output = output.detach().requires_grad_()
-        serves_all_rows = isinstance(layer, nn.Embedding) and len(given) == 1  # positions: looked up once a batch
-        if mask_BT is not None and serves_all_rows:
-            given, output = (tensor.expand(len(mask_BT), *tensor.shape[1:]) for tensor in (given, output))
-        output.register_hook(lambda gradient: recorder(layer, given, gradient.detach(), mask_BT))
-        return output
-
-    return after_forward
 
 
 @dataclass

@@ -36,7 +36,7 @@ def factored_layers(
     layers = {}
     for name, layer in module.named_modules():
         if parameter_name(name, "weight") not in names or not (
-            _is_linear(layer) or _is_plain_conv(layer) or _is_embedding(layer)
+            is_linear(layer) or _is_plain_conv(layer) or _is_embedding(layer)
         ):
             continue
         is_vocabulary = layer is head or _is_embedding(layer)
@@ -106,7 +106,7 @@ def _as_rows(tensor: Tensor) -> Tensor:
     return tensor[:, None] if tensor.ndim == 2 else tensor.flatten(1, -2)
 
 
-def _is_linear(layer: nn.Module) -> bool:
+def is_linear(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
 
 

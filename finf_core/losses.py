@@ -7,11 +7,12 @@ Each position is taken in float32, the sum in float64: a score is a difference o
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from finf_core.errors import InputError
@@ -56,8 +57,9 @@ def chunked_example_loss(
 ) -> ExampleLoss:
     """The same number as `per_example_loss(head(hidden), labels)` without the logits of the whole batch.
 
-    Only target positions are projected, at most `CHUNK_LOGITS` logits at a time; under
-    autograd each chunk's logits are computed again in the backward pass, never kept.
+    Only target positions are projected, at most `CHUNK_LOGITS` logits at a time, and no chunk's logits outlive it:
+    under autograd what the hidden states need is found in the forward pass, while they are there; where the head's own
+    weights want a gradient, they are computed again in the backward pass.
 
     Args:
         hidden_BTD: what the language-model head reads.
@@ -71,18 +73,40 @@ def chunked_example_loss(
     def chunk_nats(hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
         return _nats(head(hidden_CD), labels_C)
 
-    if torch.is_grad_enabled():
-        pieces = [
-            checkpoint(chunk_nats, hidden_CD, labels_C, use_reentrant=False)
-            for hidden_CD, labels_C in zip(hidden_ND.split(chunk), labels_N.split(chunk), strict=True)
-        ]
+    of_chunk: Callable[[Tensor, Tensor], Tensor]
+    if not torch.is_grad_enabled():
+        of_chunk = chunk_nats
+    elif isinstance(head, nn.Module) and not any(weight.requires_grad for weight in head.parameters()):
+        of_chunk = partial(_FrozenHeadNats.apply, head)
     else:
-        pieces = list(map(chunk_nats, hidden_ND.split(chunk), labels_N.split(chunk)))
-    nats_N = torch.cat(pieces)
+        of_chunk = partial(checkpoint, chunk_nats, use_reentrant=False)
+    nats_N = torch.cat(list(map(of_chunk, hidden_ND.split(chunk), labels_N.split(chunk))))
     nats_BT = torch.zeros(labels_BT.shape, dtype=nats_N.dtype, device=nats_N.device).masked_scatter(
         is_target_BT, nats_N
     )
     return _sum_per_example(nats_BT, labels_BT)
+
+
+class _FrozenHeadNats(torch.autograd.Function):
+    """Nats of a chunk's targets, with their slopes taken at once: each depends on its own hidden state alone.
+
+    The backward pass only scales the slopes. The head runs forward once and backward once; checkpointing would run it
+    forward twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, head: nn.Module, hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
+        with torch.enable_grad():
+            leaf_CD = hidden_CD.detach().requires_grad_()
+            nats_C = _nats(head(leaf_CD), labels_C)
+            nats_C.sum().backward()
+        ctx.save_for_backward(leaf_CD.grad)
+        return nats_C.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        (slope_CD,) = ctx.saved_tensors
+        return None, gradients[0].to(slope_CD.dtype)[:, None] * slope_CD, None
 
 
 def _nats(logits_NV: Tensor, labels_N: Tensor) -> Tensor:

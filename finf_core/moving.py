@@ -67,9 +67,14 @@ def _round(values: Tensor, dtype: torch.dtype, seed: int) -> Tensor:
     return ((bits + noise) & ~0xFFFF).view(torch.float32).to(dtype)
 
 
-def _last_blocks(module: nn.Module, moves: str) -> tuple[str, ...]:
+def block_list(module: nn.Module) -> tuple[str, nn.ModuleList]:
+    """A model's blocks, first to last: its longest `nn.ModuleList` and that one's name; empty where there is none."""
     lists = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.ModuleList)]
-    name, blocks = max(lists, key=lambda item: len(item[1]), default=("", nn.ModuleList()))
+    return max(lists, key=lambda item: len(item[1]), default=("", nn.ModuleList()))
+
+
+def _last_blocks(module: nn.Module, moves: str) -> tuple[str, ...]:
+    name, blocks = block_list(module)
     count = moves.removeprefix("last:")
     if not count.isdecimal() or not 1 <= int(count) <= len(blocks):
         raise InputError(f"update.moves = {moves!r}: want last:K with K from 1 to {len(blocks)} blocks")

@@ -146,6 +146,24 @@ def test_chunks_of_any_size_give_the_same_loss_and_the_same_gradients(
     torch.testing.assert_close(found, expected, rtol=SAME_64, atol=1e-14)
 
 
+@pytest.mark.parametrize("chunk_logits", [1, 3 * NUM_VOCABULARY, 1 << 21])
+def test_a_head_that_wants_no_gradient_gives_the_same_gradients_in_one_pass(
+    chunk_logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", chunk_logits)
+    hidden_BTD, labels_BT = hidden_and_labels()
+    head = RecordingHead(4).requires_grad_(False)
+    at_once = per_example_loss(head(hidden_BTD), labels_BT)
+    head.num_rows.clear()
+    chunked = chunked_example_loss(hidden_BTD, head, NUM_VOCABULARY, labels_BT)
+    weights_B = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    [expected] = torch.autograd.grad((at_once.sum_nats * weights_B).sum(), hidden_BTD)
+    [found] = torch.autograd.grad((chunked.sum_nats * weights_B).sum(), hidden_BTD)
+    torch.testing.assert_close(chunked, at_once, rtol=SAME_64, atol=0)
+    torch.testing.assert_close(found, expected, rtol=SAME_64, atol=1e-14)
+    assert sum(head.num_rows) == 10  # the targets alone, each once
+
+
 def test_without_gradients_the_chunked_loss_is_the_same() -> None:
     hidden_BTD, labels_BT = hidden_and_labels()
     head = RecordingHead(4)
