@@ -28,6 +28,7 @@ from finf_core.losses import ExampleLoss
 from finf_core.projection import LayerProjection, Projection
 from finf_core.recording import Recorder, recording
 from finf_core.scores import Floats, Ints
+from finf_core.scoring import BaseNats
 
 BLOCK_POSITIONS = 64  # the change of a row is also taken over blocks of about this many: a copy may be a small part
 
@@ -37,10 +38,15 @@ class RowChanges:
     """First-order changes of each row's loss, in nats, for updates as the projection holds them."""
 
     num_targets_R: Ints
-    target_nats_N: Floats  # of the base model, for every target, row after row
+    base: BaseNats  # comes with the pass
     change_RQ: Floats
     block_change_RQ: Floats  # the largest change that arises in one block of consecutive positions
     block_positions_R: Ints  # how many positions a block of this row has
+
+    @property
+    def base_nats_R(self) -> Floats:
+        row_of_target_N = np.repeat(np.arange(len(self.num_targets_R)), self.num_targets_R)
+        return np.bincount(row_of_target_N, self.base.nats_N, len(self.num_targets_R)).astype(np.float64)
 
 
 def row_changes(
@@ -72,10 +78,10 @@ def row_changes(
         ends = np.cumsum(loss.num_targets.cpu().numpy())
         for index, piece in zip(indices, np.split(target_nats(loss).detach().cpu().numpy(), ends[:-1]), strict=True):
             nats_of_example[index] = piece
-    counts = [len(nats) for nats in nats_of_example]
+    num_targets_E = np.array([len(nats) for nats in nats_of_example], dtype=np.int64)
     return RowChanges(
-        num_targets_R=np.bincount(row_of_example, counts, len(rows)).astype(np.int64),
-        target_nats_N=np.concatenate([np.zeros(0), *nats_of_example]),
+        num_targets_R=np.bincount(row_of_example, num_targets_E, len(rows)).astype(np.int64),
+        base=BaseNats(np.concatenate([np.zeros(0), *nats_of_example]), num_targets_E),
         change_RQ=change_RQ,
         block_change_RQ=block_change_RQ,
         block_positions_R=block_positions_R,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from finf_core.errors import CheckpointError
-from finf_core.losses import CHUNK_LOGITS, IGNORE_INDEX, ExampleLoss, chunked_example_loss
+from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunk_targets, chunked_example_loss
 from finf_core.windows import Window
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class CausalLM:
         hidden_ND = self._hidden(batch)[is_target_BT]
         pieces = [
             torch.multinomial(self.head(hidden_CD).float().softmax(-1), 1, generator=generator)[:, 0]
-            for hidden_CD in hidden_ND.split(max(1, CHUNK_LOGITS // self.num_vocabulary))
+            for hidden_CD in hidden_ND.split(chunk_targets(self.num_vocabulary, hidden_ND.device))
         ]
         return batch._replace(labels_BT=batch.labels_BT.masked_scatter(is_target_BT, torch.cat(pieces)))
 

@@ -38,6 +38,10 @@ DEFAULT_DAMPING = {"diagonal": 0.1, "kfac": 0.1, "ekfac": 0.1, "exact": 1e-3, "a
 class Curvature(Protocol):
     """Turns a query's gradient into a direction; `tensors` is what a store keeps of it."""
 
+    def moves(self, name: str) -> bool:
+        """Whether a parameter of this name can move; of the others no gradient is needed."""
+        ...
+
     def precondition(self, module: nn.Module, gradients: Mapping[str, Tensor]) -> Gradients: ...
 
     def tensors(self) -> dict[str, Tensor]: ...

@@ -42,6 +42,9 @@ class DenseCurvature:
         parts = solved.split([complete[name].numel() for name in self.names])
         return {name: part.view_as(complete[name]) for name, part in zip(self.names, parts, strict=True)}
 
+    def moves(self, name: str) -> bool:
+        return name in self.names
+
     def tensors(self) -> dict[str, Tensor]:
         return {"/".join(self.names): self.matrix}
 

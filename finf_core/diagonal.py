@@ -28,6 +28,9 @@ class DiagonalCurvature:
                 result[name] = gradient / (values + self.damping * values.mean())
         return result
 
+    def moves(self, name: str) -> bool:
+        return name in self.values
+
     def tensors(self) -> dict[str, Tensor]:
         return dict(self.values)
 

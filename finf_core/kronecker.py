@@ -74,6 +74,9 @@ class KroneckerCurvature:
             result |= {names[key]: part for key, part in solved.items()}
         return result
 
+    def moves(self, name: str) -> bool:
+        return name.rpartition(".")[0] in self.factors
+
     def mean_eigenvalue(self) -> float:
         """Over all parameters that move: the trace of the Fisher matrix by their number."""
         values = [factors.eigenvalues_OI() for factors in self.factors.values()]

@@ -9,7 +9,8 @@ Sources: De Lathauwer et al. 2000 (higher-order SVD); gradients projected on bot
 2024, arXiv:2405.13954, whose directions are those of the corpus; ours are those of the queries.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 
 from finf_core.errors import InputError
 from finf_core.gradients import wide
-from finf_core.layers import has_bias, is_linear, parameter_name, weight_matrix
+from finf_core.layers import has_bias, is_linear, num_inputs, num_outputs, parameter_name, weight_matrix
 from finf_core.moving import Deltas, block_list
+
+DEFAULT_BLOCKS_SHARE = 1 / 3  # of the blocks, the last ones: docs/PERFORMANCE.md says what it costs in recall
 
 Updates = Callable[[], Iterator[Deltas]]  # each time anew, one query's deltas after the other
 
@@ -52,8 +55,10 @@ class Projection:
         return cls({name: LayerProjection(**found) for name, found in parts.items()})
 
 
-def projectable_layers(module: nn.Module, deltas: Deltas, head: nn.Module | None = None) -> dict[str, nn.Module]:
-    """The layers that the deltas move, by name.
+def projectable_layers(
+    module: nn.Module, moving: Collection[str], head: nn.Module | None = None
+) -> dict[str, nn.Module]:
+    """The layers that an update of these parameters moves, by name.
 
     Raises:
         InputError: they move something that is no linear layer of the blocks (an embedding, a norm, the head), whose
@@ -62,21 +67,27 @@ def projectable_layers(module: nn.Module, deltas: Deltas, head: nn.Module | None
     layers = {
         name: layer
         for name, layer in module.named_modules()
-        if is_linear(layer) and layer is not head and parameter_name(name, "weight") in deltas
+        if is_linear(layer) and layer is not head and parameter_name(name, "weight") in moving
     }
     known = {parameter_name(name, key) for name in layers for key in ("weight", "bias")}
-    if other := sorted(set(deltas) - known):
+    if other := sorted(set(moving) - known):
         raise InputError(
             f"the one-pass engine takes updates of linear layers; this one moves {other[0]} too: use every_query"
         )
     return layers
 
 
-def last_blocks(module: nn.Module, layers: Mapping[str, nn.Module], num_blocks: int) -> dict[str, nn.Module]:
-    """Those of the layers that belong to the last blocks, and what comes after them; all, where there are no blocks."""
+def last_blocks(module: nn.Module, layers: Mapping[str, nn.Module], num_blocks: int | None) -> dict[str, nn.Module]:
+    """Those of the layers that belong to the last blocks of the model.
+
+    Args:
+        num_blocks: None: the default share. Where none of these blocks' layers moves, all layers are kept.
+    """
     name, blocks = block_list(module)
+    if num_blocks is None:
+        num_blocks = math.ceil(len(blocks) * DEFAULT_BLOCKS_SHARE)
     earlier = tuple(f"{name}.{index}." for index in range(len(blocks) - num_blocks))
-    return {key: layer for key, layer in layers.items() if not key.startswith(earlier)}
+    return {key: layer for key, layer in layers.items() if not key.startswith(earlier)} or dict(layers)
 
 
 def fit_projection(layers: Mapping[str, nn.Module], updates: Updates, rank: int) -> Projection:
@@ -94,6 +105,19 @@ def fit_projection(layers: Mapping[str, nn.Module], updates: Updates, rank: int)
             outputs_OK, inputs_IJ = bases[name]
             cores[name].append(outputs_OK.T @ _matrix(name, layer, deltas) @ inputs_IJ)
     return Projection({name: LayerProjection(*bases[name], torch.stack(cores[name])) for name in layers})
+
+
+def blank_projection(layers: Mapping[str, nn.Module], num_queries: int, rank: int) -> Projection:
+    """Zeros, shaped as a projection of so many queries would be: what a pass costs can be counted with it."""
+    parts = {}
+    for name, layer in layers.items():
+        num_kept = min(rank, num_outputs(layer)), min(rank, num_inputs(layer))
+        parts[name] = LayerProjection(
+            torch.zeros(num_outputs(layer), num_kept[0]),
+            torch.zeros(num_inputs(layer), num_kept[1]),
+            torch.zeros(num_queries, *num_kept),
+        )
+    return Projection(parts)
 
 
 def _sum_squares(layers: Mapping[str, nn.Module], updates: Iterable[Deltas]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -3,13 +3,14 @@
 Name suffixes: R rows, Q queries, K histogram bins.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from finf_core.adjoint import RowChanges
 from finf_core.ratio_histogram import count_ratios
-from finf_core.scores import Floats, Ints, control_z, influence_score, mirror_ratio, row_ratio
-from finf_core.scoring import RowLosses
+from finf_core.scores import Floats, Ints, Others, control_z, influence_score, mirror_ratio, other_ratios, row_ratio
+from finf_core.scoring import BaseNats, RowLosses
 from finf_core.spec import Direction, RankSpec
 from finf_core.top_k import top_rows
 
@@ -18,12 +19,16 @@ from finf_core.top_k import top_rows
 class RankedRows:
     """Scores of a block of rows; a row with a loss that is not finite has NaN for that query and never ranks."""
 
+    base_nats_R: Floats
+    num_targets_R: Ints
     score_RQ: Floats  # nats
     mirror_ratio_RQ: Floats
     row_ratio_RQ: Floats
+    others: Others
     control_z_RQ: Floats
     kept: list[Ints]  # per query: indices of the rows to keep
     counts_QK: Ints  # histogram of mirror ratios
+    base: BaseNats | None = None  # where a base pass of its own was made
 
     @property
     def not_finite(self) -> Ints:
@@ -32,22 +37,59 @@ class RankedRows:
 
 
 def rank_rows(
-    losses: RowLosses, moved_Q: Floats, num_query_targets_Q: Ints, direction: Direction, rank: RankSpec
+    losses: RowLosses,
+    moved_Q: Floats,
+    num_query_targets_Q: Ints,
+    direction: Direction,
+    rank: RankSpec,
+    others: Others | None = None,
 ) -> RankedRows:
     """Score a block of rows for every query and pick the rows to keep: the best by `rank.by` and by mirror ratio.
 
     Args:
         moved_Q: nats per target that each query itself moved.
+        others: the rows' ratios for other queries, where these are not all among Q.
     """
     score_RQ = influence_score(losses.base_nats_R[:, None], losses.mirrored_nats_RQ, direction)
-    score_RQ = np.where(np.isfinite(score_RQ), score_RQ, np.nan)
     mirror_RQ = mirror_ratio(losses.span_nats_RQ, num_query_targets_Q, moved_Q)
-    mirror_RQ = np.where(np.isnan(score_RQ), np.nan, mirror_RQ)
     row_RQ = row_ratio(score_RQ, losses.num_targets_R, moved_Q)
-    z_RQ = control_z(row_RQ)
+    ranked = _rank(losses.base_nats_R, losses.num_targets_R, score_RQ, mirror_RQ, row_RQ, rank, others)
+    return replace(ranked, base=losses.base)
+
+
+def rank_changes(changes: RowChanges, moved_Q: Floats, num_query_targets_Q: Ints, rank: RankSpec) -> RankedRows:
+    """The same from first-order changes: what a first pass over the corpus keeps.
+
+    The mirror ratio is judged from the row's best block of positions: a copy that fills it has about 1.
+
+    Args:
+        changes: for updates that are signed as scores are (`finf_core.scores.sign`).
+        moved_Q: nats per target that each query itself moves under the same update.
+    """
+    row_RQ = row_ratio(changes.change_RQ, changes.num_targets_R, moved_Q)
+    targets_RQ = np.minimum(changes.block_positions_R[:, None], num_query_targets_Q)
+    block_RQ = changes.block_change_RQ / (targets_RQ * moved_Q)
+    ranked = _rank(changes.base_nats_R, changes.num_targets_R, changes.change_RQ, block_RQ, row_RQ, rank, None)
+    return replace(ranked, base=changes.base)
+
+
+def _rank(
+    base_nats_R: Floats,
+    num_targets_R: Ints,
+    score_RQ: Floats,
+    mirror_RQ: Floats,
+    row_RQ: Floats,
+    rank: RankSpec,
+    others: Others | None,
+) -> RankedRows:
+    is_finite_RQ = np.isfinite(score_RQ)
+    score_RQ, mirror_RQ, row_RQ = (np.where(is_finite_RQ, each, np.nan) for each in (score_RQ, mirror_RQ, row_RQ))
+    others = other_ratios(row_RQ) if others is None else others
+    z_RQ = control_z(row_RQ, others)
     by_RQ = {"mirror_ratio": mirror_RQ, "row_ratio": row_RQ, "control_z": z_RQ}[rank.by]
     kept = [
         np.union1d(top_rows(by_R, rank.top_k), top_rows(mirror_R, rank.top_k))
         for by_R, mirror_R in zip(by_RQ.T, mirror_RQ.T, strict=True)
     ]
-    return RankedRows(score_RQ, mirror_RQ, row_RQ, z_RQ, kept, count_ratios(mirror_RQ))
+    counts_QK = count_ratios(mirror_RQ)
+    return RankedRows(base_nats_R, num_targets_R, score_RQ, mirror_RQ, row_RQ, others, z_RQ, kept, counts_QK)

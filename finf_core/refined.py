@@ -49,6 +49,9 @@ class RefinedCurvature:
             direction = _add(step, slope / last, direction)
         return solution
 
+    def moves(self, name: str) -> bool:
+        return self.inner.moves(name)
+
     def tensors(self) -> dict[str, Tensor]:
         return self.inner.tensors()
 

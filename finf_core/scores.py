@@ -3,6 +3,8 @@
 Name suffixes: R rows, Q queries.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
@@ -57,18 +59,28 @@ def mirror_ratio(span_nats_RQ: Floats, num_query_targets_Q: Ints, moved_Q: Float
     return span_nats_RQ / (num_query_targets_Q * moved_Q)
 
 
-def control_z(ratio_RQ: Floats) -> Floats:
+class Others(NamedTuple):
+    """What a row's ratios for all other queries look like; NaN where there are fewer than two."""
+
+    mean_RQ: Floats
+    spread_RQ: Floats  # standard deviation
+
+
+def other_ratios(ratio_RQ: Floats) -> Others:
+    """Row by row, for each query: mean and spread of the row's ratios for the other queries."""
+    num_others = ratio_RQ.shape[1] - 1
+    if num_others < 2:
+        unknown_RQ = np.full_like(ratio_RQ, np.nan)
+        return Others(unknown_RQ, unknown_RQ)
+    mean_RQ = (ratio_RQ.sum(axis=1, keepdims=True) - ratio_RQ) / num_others
+    squares_RQ = ((ratio_RQ**2).sum(axis=1, keepdims=True) - ratio_RQ**2) / num_others
+    return Others(mean_RQ, np.sqrt(np.maximum(0.0, squares_RQ - mean_RQ**2)))
+
+
+def control_z(ratio_RQ: Floats, others: Others) -> Floats:
     """How far a row's ratio for one query stands out from its ratios for all other queries.
 
     (ρ − mean of the others) / spread of the others, row by row, which removes rows that move for every query.
-    NaN when there are fewer than two other queries.
     """
-    num_others = ratio_RQ.shape[1] - 1
-    if num_others < 2:
-        return np.full_like(ratio_RQ, np.nan)
-    sum_others = ratio_RQ.sum(axis=1, keepdims=True) - ratio_RQ
-    mean_others = sum_others / num_others
-    squares_others = (ratio_RQ**2).sum(axis=1, keepdims=True) - ratio_RQ**2
-    variance = np.maximum(0.0, squares_others / num_others - mean_others**2)
-    z_RQ: Floats = (ratio_RQ - mean_others) / np.sqrt(variance + SPREAD_FLOOR**2)
+    z_RQ: Floats = (ratio_RQ - others.mean_RQ) / np.sqrt(others.spread_RQ**2 + SPREAD_FLOOR**2)
     return z_RQ

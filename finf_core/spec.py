@@ -9,14 +9,16 @@ from typing import Literal
 
 from finf_core.errors import InputError
 
-SCORING_VERSION = 2  # raise it when a change moves any score: results of older versions are then not reused
+SCORING_VERSION = 3  # raise it when a change moves any score: results of older versions are then not reused
 
 UpdateKind = Literal["sgd", "adam", "diagonal", "kfac", "ekfac", "exact", "adam_moments"]
+TEXT_COLUMN = "text"  # unless the config says otherwise
 WITHOUT_CURVATURE = ("sgd", "adam")
 Direction = Literal["ascent", "descent"]
 Difference = Literal["forward", "central", "jvp"]
 Labels = Literal["sampled", "data"]
 OnBadRow = Literal["fail", "skip"]
+StrategyKind = Literal["every_query", "grouped", "one_pass"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -44,9 +46,21 @@ class CorpusSpec:
     """Parquet shards: one object, a folder, or a pattern such as `s3://bucket/corpus/*.parquet`."""
 
     path: str
-    text_column: str = "text"
+    text_column: str = TEXT_COLUMN
+    tokens_column: str | None = None  # lists of token ids instead of text: taken as they are, special tokens included
     id_column: str | None = None
-    on_bad_row: OnBadRow = "fail"  # null or empty text: stop and name it, or skip, count and name it
+    on_bad_row: OnBadRow = "fail"  # null or empty text or tokens: stop and name it, or skip, count and name it
+
+    def __post_init__(self) -> None:
+        _require(
+            self.tokens_column is None or self.text_column == TEXT_COLUMN,
+            "corpus.text_column and corpus.tokens_column: give one of the two",
+        )
+
+    @property
+    def content_column(self) -> str:
+        """The column that is scored."""
+        return self.text_column if self.tokens_column is None else self.tokens_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +118,23 @@ class UpdateSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StrategySpec:
+    """How the corpus meets the queries; what each kind is and costs: `finf_core.strategy`."""
+
+    kind: StrategyKind | Literal["auto"] = "auto"
+    rescored_rows: int = 20  # grouped, one_pass: rows that the first pass keeps for each query (and list) to be scored
+    rank: int = 64  # one_pass: directions of the updates that are kept on each side of a layer
+    blocks: int | None = None  # one_pass: the last blocks that the first pass looks at; None: a third of them
+    group_size: int = 4  # grouped: queries that share one update in the first pass
+    num_groupings: int = 1  # grouped: how often, each time in other groups
+
+    def __post_init__(self) -> None:
+        for name in ("rescored_rows", "rank", "group_size", "num_groupings"):
+            _require(getattr(self, name) >= 1, f"strategy.{name} must be at least 1")
+        _require(self.blocks is None or self.blocks >= 1, "strategy.blocks must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RankSpec:
     """What is kept of the scores, and when a query counts as leaked."""
 
@@ -125,8 +156,13 @@ class ScanSpec:
     queries: QueriesSpec
     update: UpdateSpec = UpdateSpec()
     rank: RankSpec = RankSpec()
+    strategy: StrategySpec = StrategySpec()
     kind: Literal["scan"] = "scan"
 
     def __post_init__(self) -> None:
+        _require(
+            self.strategy.kind != "grouped" or self.rank.by != "control_z",
+            "strategy.kind = 'grouped' cannot order by control_z: a group's pass knows no single query's ratio",
+        )
         allowed = self.name.replace("-", "").replace("_", "")
         _require(allowed.isascii() and allowed.isalnum(), "name: letters, digits, - and _ only (it names a folder)")

@@ -21,6 +21,8 @@ CANDIDATES = pa.schema(
         ("mirror_ratio", pa.float64()),  # of the row's best span
         ("row_ratio", pa.float64()),  # of the whole row
         ("control_z", pa.float64()),
+        ("others_mean", pa.float64()),  # of the row's row_ratio for all other queries
+        ("others_spread", pa.float64()),
         ("base_nats", pa.float64()),
         ("num_targets", pa.int64()),
         ("text_excerpt", pa.string()),

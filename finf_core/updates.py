@@ -26,6 +26,8 @@ ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
 MOVE_TOLERANCE = 0.01  # of the nats asked for; the mirror ratio divides by the nats really moved
 LEAST_MOVE = {"ascent": 0.5, "descent": 1e-3}  # share of the nats asked for that will do; a loss near 0 falls little
 MAX_TRIALS = 60  # forward passes on the query alone, for each step
+MARGIN = 1.02  # at least so much further, where the target is not reached yet
+LARGEST_SHARE = 0.95  # of the way from one bound to the other
 FALL_LIMIT = 0.5  # a query's loss cannot fall below 0: descent asks for at most this share of it
 
 
@@ -73,7 +75,11 @@ class _Walk:
         self.base_nats, self.num_targets = _total_loss(adapter, batches)
         if self.num_targets == 0:
             raise InputError("the query has no target: its loss mask leaves nothing to predict")
-        self.moving = moving_parameters(adapter.module, spec.moves)
+        self.moving = {
+            name: parameter
+            for name, parameter in moving_parameters(adapter.module, spec.moves).items()
+            if curvature is None or curvature.moves(name)
+        }
         self.difference: Difference = "forward" if spec.difference == "auto" else spec.difference
         self.adam = _Adam()
         self.deltas: Gradients = {}
@@ -173,7 +179,10 @@ def _slope(gradients: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> 
 def _solve_step(
     nats_moved: Callable[[float], float], first_step: float, target_nats: float, least_nats: float
 ) -> float:
-    """Double until the target is passed, then bisect; a loss that is not finite was a step too far.
+    """Go on until the target is passed, then close in; a loss that is not finite was a step too far.
+
+    The loss is nearly linear in a short step, so every trial is where the line through the last two bounds meets the
+    target, but never so near to a bound that the other could stay for long.
 
     Where no step comes within `MOVE_TOLERANCE` (a loss that cannot fall so far, weights so coarse that
     it moves in jumps), the trial that came nearest is taken: every score is divided by what was really moved.
@@ -182,6 +191,7 @@ def _solve_step(
         InputError: no trial moved the loss by `least_nats`.
     """
     step, low, high = first_step, 0.0, math.inf
+    nats_low, nats_high = 0.0, math.inf
     trials: list[tuple[float, float]] = []  # step, nats it moved
     for _ in range(MAX_TRIALS):
         reached = nats_moved(step)
@@ -190,10 +200,14 @@ def _solve_step(
         if math.isfinite(reached) and reached >= least_nats:
             trials.append((step, reached))
         if 0 <= reached < target_nats:  # below 0 the step went past the best there is
-            low = step
+            low, nats_low = step, reached
         else:
-            high = step
-        step = 2 * low if high == math.inf else (low + high) / 2
+            high, nats_high = step, reached if reached > 0 else math.inf
+        if high == math.inf:
+            step = low * (min(2.0, max(MARGIN, target_nats / nats_low)) if nats_low > 0 else 2.0)
+        else:
+            share = (target_nats - nats_low) / (nats_high - nats_low) if math.isfinite(nats_high) else 0.5
+            step = low + (high - low) * min(LARGEST_SHARE, max(1 - LARGEST_SHARE, share))
     if not trials:
         raise InputError(f"no step moves the query's loss by {target_nats:.3g} nats per target; see update.move_nats")
     return min(trials, key=lambda trial: abs(trial[1] - target_nats))[0]

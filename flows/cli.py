@@ -31,7 +31,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Store = Annotated[str, typer.Option(help="Folder or s3:// URI that holds runs and the cache.")]
 Actors = Annotated[int | None, typer.Option(min=1, help="Ray actors; default: one per GPU, else two.")]
 RayAddress = Annotated[str | None, typer.Option(help="An existing Ray cluster; default: a local one for this run.")]
+StrategyKind = Annotated[
+    str | None, typer.Option(help="auto, every_query, one_pass or grouped; in place of the config's strategy.kind.")
+]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Padded tokens in one forward pass.")]
+CacheTokens = Annotated[bool, typer.Option("--cache-tokens", help="Keep token ids in the store: tokenise once.")]
 
 
 @app.command()
@@ -69,6 +73,8 @@ def scan(
     actors: Actors = None,
     ray_address: RayAddress = None,
     batch_tokens: BatchTokens = None,
+    strategy: StrategyKind = None,
+    cache_tokens: CacheTokens = False,
     as_json: Json = False,
 ) -> None:
     """Score every row of the corpus against every query; exit code 3 when leakage was found."""
@@ -76,7 +82,7 @@ def scan(
     from tasks.config import load_config
     from tasks.read_report import read_report, report_summary
 
-    run_uri = scan_flow(load_config(config), _options(store, actors, ray_address, batch_tokens))
+    run_uri = scan_flow(load_config(config, strategy), _options(store, actors, ray_address, batch_tokens, cache_tokens))
     report = read_report(run_uri)
     _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
     if report["summary"]["num_leaked"]:
@@ -84,20 +90,22 @@ def scan(
 
 
 @app.command()
-def plan(config: Config, store: Store = "finf-store", batch_tokens: BatchTokens = None, as_json: Json = False) -> None:
-    """Rows, tokens, passes and time, from a measured sample, before anything is paid."""
+def plan(
+    config: Config,
+    store: Store = "finf-store",
+    batch_tokens: BatchTokens = None,
+    strategy: StrategyKind = None,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of a machine as fast as this one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Rows, tokens, passes, time and price of each strategy, from a measured sample, before anything is paid."""
+    from flows.describe_plan import describe_plan
     from tasks.config import load_config
     from tasks.plan import plan_scan
 
-    found = plan_scan(load_config(config), _options(store, None, None, batch_tokens))
-    text = (
-        f"{found.num_rows:,} rows in {found.num_shards:,} shards ({found.num_units:,} units of work), "
-        f"about {found.num_tokens:,} tokens\n"
-        f"{found.num_queries:,} queries: {found.num_passes:,} passes over the corpus\n"
-        f"{found.tokens_per_second:,.0f} tokens/s on this machine (measured on {found.sample_rows} rows): "
-        f"about {found.seconds / 60:,.1f} minutes"
-    )
-    _show(asdict(found), as_json, text)
+    options = _options(store, None, None, batch_tokens)
+    found = plan_scan(load_config(config, strategy), options, price_per_hour)
+    _show(asdict(found), as_json, describe_plan(found))
 
 
 @app.command()
@@ -154,12 +162,14 @@ def report(run: Run, as_json: Json = False) -> None:
     _show({"run": run, **found["summary"]}, as_json, report_summary(run, found))
 
 
-def _options(store: str, actors: int | None, ray_address: str | None, batch_tokens: int | None) -> "RunOptions":
+def _options(
+    store: str, actors: int | None, ray_address: str | None, batch_tokens: int | None, cache_tokens: bool = False
+) -> "RunOptions":
     from tasks.actor_pool import PoolOptions
     from tasks.options import RunOptions
 
     pool = PoolOptions(num_actors=actors, ray_address=ray_address)
-    return RunOptions(store=store, batch_tokens=batch_tokens, pool=pool)
+    return RunOptions(store=store, batch_tokens=batch_tokens, cache_tokens=cache_tokens, pool=pool)
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:

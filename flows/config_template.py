@@ -12,7 +12,7 @@ path = "path/to/checkpoint"        # Hugging Face folder with safetensors; a fol
 
 [corpus]
 path = "s3://bucket/corpus/*.parquet"
-text_column = "text"
+text_column = "text"               # or tokens_column = "input_ids": lists of token ids of this model's tokenizer
 # id_column = "document_id"        # default: the row number
 # on_bad_row = "skip"              # null or empty text: default "fail"; "skip" counts and names such rows
 
@@ -30,6 +30,11 @@ move_nats = 0.1                    # how far the query's own loss is moved, in n
 # steps = 1                        # the same move in several steps
 # difference = "forward"           # or "central", "jvp"; default: the cheapest whose signal stands out from rounding
 # moves = "last:2"                 # "all", the last blocks, or a pattern over parameter names
+
+[strategy]
+kind = "auto"                      # "every_query", "one_pass" (all queries in one pass, then each on its best rows),
+                                   # "grouped"; default: the cheapest that loses nothing. `finf plan` shows the costs
+# rescored_rows = 20               # kept for each query by the first pass, to be scored by the whole update
 
 [rank]
 top_k = 20

@@ -60,7 +60,7 @@ class DemoSize:
 def run_demo(folder: Path, as_json: bool, size: DemoSize = DemoSize()) -> None:
     """Make the inputs and the model (unless they are there), scan, grade and print."""
     started = time.monotonic()
-    config = _prepare(folder, size)
+    config = prepare_demo(folder, size)
     run_uri = scan(load_config(config), RunOptions(store=str(folder / "store")))
     grade = grade_demo(run_uri, folder)
     result = {"run": run_uri, **grade, "seconds": round(time.monotonic() - started, 1)}
@@ -69,7 +69,7 @@ def run_demo(folder: Path, as_json: bool, size: DemoSize = DemoSize()) -> None:
         print(json.dumps(result))
 
 
-def _prepare(folder: Path, size: DemoSize) -> Path:
+def prepare_demo(folder: Path, size: DemoSize) -> Path:
     """Corpus, queries, model and config; what an earlier demo of the same size left is used again."""
     config, prepared = folder / "scan.toml", folder / "prepared.json"
     mark = fingerprint(size)

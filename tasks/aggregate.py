@@ -1,21 +1,23 @@
 """Merge the units: the best rows of each query, the histogram of all, and the verdicts. Holds no rows of the corpus."""
 
 import json
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 
-from finf_core.ratio_histogram import NUM_BINS
 from finf_core.scores import Ints
-from finf_core.top_k import CANDIDATES, merge_top, ranks
+from finf_core.top_k import ranks
 from finf_core.verdict import decide
 from tasks import storage
+from tasks.bundles import read_kept
 from tasks.job import ScanJob
+from tasks.merge_units import MergedUnits, merge_units
 from tasks.queries import Query, queries_from_table
+from tasks.rankers import group_columns
 from tasks.score_shards import planned_units
-from tasks.unit_result import UnitReceipt, read_unit_result
 from tasks.update_store import read_numbers
 
 READERS = 8
@@ -36,31 +38,46 @@ class Totals:
 def aggregate(job: ScanJob) -> str:
     """Publish top.parquet, queries.parquet and, last, totals.json; returns its URI."""
     queries = queries_from_table(storage.read_table(job.queries_uri))
-    best = CANDIDATES.empty_table()
-    counts_QK = np.zeros((len(queries), NUM_BINS + 2), dtype=np.int64)
-    totals = Totals(0, 0, 0, 0, 0, 0.0, ())
-    shards: set[str] = set()
-    for unit in planned_units(job):
-        table, unit_counts_QK, receipt = read_unit_result(job.score_uri(unit))
-        best = merge_top([best, table], job.spec.rank.top_k, job.spec.rank.by)
-        counts_QK += unit_counts_QK
-        shards.add(unit.shard)
-        totals = _add(totals, receipt, len(shards))
-    storage.publish_table(job.file("top.parquet"), best.add_column(1, "rank", pa.array(ranks(best["query_id"]))))
+    merged = merge_scores(job)
+    best, counts_QK, kept_seconds = merged.best, merged.counts_QK, 0.0
+    if job.has_first_pass:
+        best, kept_seconds = read_kept(job)
+        counts_QK = counts_QK[_first_column(job, queries)]
+    top = best.add_column(1, "rank", pa.array(ranks(best["query_id"])))
+    storage.publish_table(job.file("top.parquet"), top)
     storage.publish_table(job.file("queries.parquet"), _verdicts(job, queries, best, counts_QK))
-    storage.publish_bytes(job.totals_uri, json.dumps(asdict(totals)).encode())
+    storage.publish_bytes(job.totals_uri, json.dumps(asdict(_totals(job, merged, kept_seconds))).encode())
     return job.totals_uri
 
 
-def _add(totals: Totals, receipt: UnitReceipt, num_shards: int) -> Totals:
+def merge_scores(job: ScanJob) -> MergedUnits:
+    """All units of the pass over the corpus."""
+    queries = queries_from_table(storage.read_table(job.queries_uri))
+    columns = group_columns(job, queries) if job.has_first_pass else queries
+    folder, fingerprint = job.scores_uri, job.scores_fingerprint
+    uris = (storage.join(folder, unit.name(fingerprint)) for unit in planned_units(job))
+    rank = job.first_pass_rank if job.has_first_pass else job.spec.rank
+    return merge_units(uris, len(columns), rank, NAMED_SKIPPED_ROWS)
+
+
+def _first_column(job: ScanJob, queries: Sequence[Query]) -> list[int]:
+    """The first column of the first pass that stands for each query."""
+    column_of: dict[str, int] = {}
+    for index, group in enumerate(group_columns(job, queries).values()):
+        for query in group:
+            column_of.setdefault(query.query_id, index)
+    return [column_of[query.query_id] for query in queries]
+
+
+def _totals(job: ScanJob, merged: MergedUnits, kept_seconds: float) -> Totals:
     return Totals(
-        num_shards=num_shards,
-        num_rows=totals.num_rows + receipt.num_rows,
-        num_tokens=totals.num_tokens + receipt.num_tokens,
-        num_targets=totals.num_targets + receipt.num_targets,
-        num_skipped_rows=totals.num_skipped_rows + len(receipt.skipped),
-        actor_seconds=totals.actor_seconds + receipt.seconds,
-        skipped_rows=(totals.skipped_rows + receipt.skipped)[:NAMED_SKIPPED_ROWS],
+        num_shards=sum(unit.first_group == 0 for unit in planned_units(job)),
+        num_rows=merged.receipt.num_rows,
+        num_tokens=merged.receipt.num_tokens,
+        num_targets=merged.receipt.num_targets,
+        num_skipped_rows=merged.num_skipped,
+        actor_seconds=merged.receipt.seconds + kept_seconds,
+        skipped_rows=merged.receipt.skipped,
     )
 
 

@@ -12,7 +12,7 @@ Skipped = tuple[str, int, str]  # shard, row, reason
 def sort_out_bad_rows(
     rows: Sequence[CorpusRow], shard: str, corpus: CorpusSpec
 ) -> tuple[list[CorpusRow], list[Skipped]]:
-    """Rows with text, and the others with a reason.
+    """Rows that can be scored, and the others with a reason.
 
     Raises:
         InputError: a bad row, and the config says to stop at one.
@@ -20,10 +20,10 @@ def sort_out_bad_rows(
     good: list[CorpusRow] = []
     bad: list[Skipped] = []
     for row in rows:
-        if row.text and row.text.strip():
+        if row.flaw is None:
             good.append(row)
         else:
-            bad.append(skip_row(shard, row.row, "text is null" if row.text is None else "text is empty", corpus))
+            bad.append(skip_row(shard, row.row, row.flaw, corpus))
     return good, bad
 
 
@@ -31,7 +31,7 @@ def skip_row(shard: str, row: int, reason: str, corpus: CorpusSpec) -> Skipped:
     """The record of a skipped row, or the error that the config asks for instead."""
     if corpus.on_bad_row == "fail":
         raise InputError(
-            f"{shard}: row {row}: {reason} (column {corpus.text_column!r}); "
+            f"{shard}: row {row}: {reason} (column {corpus.content_column!r}); "
             'mend it, or set corpus.on_bad_row = "skip" to count and name such rows in the report'
         )
     return shard, row, reason

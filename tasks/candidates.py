@@ -1,36 +1,69 @@
 """The best rows of each query as a table that can be merged with the tables of other rows."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from finf_core.ranking import RankedRows
-from finf_core.scoring import RowLosses
+from finf_core.scores import Floats, Ints
 from finf_core.top_k import CANDIDATES
 from tasks.corpus import CorpusRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 EXCERPT_CHARACTERS = 600
 
 
 def candidates_table(
-    shard: str, rows: Sequence[CorpusRow], losses: RowLosses, ranked: RankedRows, query_ids: Sequence[str]
+    shards: Sequence[str],
+    rows: Sequence[CorpusRow],
+    ranked: RankedRows,
+    query_ids: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
 ) -> pa.Table:
-    """One line (`CANDIDATES`) per query and kept row."""
+    """One line (`CANDIDATES`) per query and kept row.
+
+    Args:
+        shards: of each row.
+        tokenizer: gives the excerpts of rows that hold token ids; without it they are empty.
+    """
     query = np.repeat(np.arange(len(query_ids)), [len(indices) for indices in ranked.kept])
     row = np.concatenate(ranked.kept) if ranked.kept else np.zeros(0, dtype=np.int64)
-    z = ranked.control_z_RQ[row, query]
+    distinct, place = np.unique(row, return_inverse=True)  # a row kept for many queries is looked at once
+    kept = [rows[index] for index in distinct.tolist()]
     columns = {
-        "query_id": [query_ids[index] for index in query.tolist()],
-        "shard": [shard] * len(row),
-        "row": [rows[index].row for index in row],
-        "document_id": [rows[index].document_id for index in row],
+        "query_id": _spread(list(query_ids), query),
+        "shard": _spread([shards[index] for index in distinct.tolist()], place),
+        "row": _spread([each.row for each in kept], place),
+        "document_id": _spread([each.document_id for each in kept], place),
         "score": ranked.score_RQ[row, query],
         "mirror_ratio": ranked.mirror_ratio_RQ[row, query],
         "row_ratio": ranked.row_ratio_RQ[row, query],
-        "control_z": pa.array(z, mask=np.isnan(z)),
-        "base_nats": losses.base_nats_R[row],
-        "num_targets": losses.num_targets_R[row],
-        "text_excerpt": [(rows[index].text or "")[:EXCERPT_CHARACTERS] for index in row],
+        "control_z": _known(ranked.control_z_RQ[row, query]),
+        "others_mean": _known(ranked.others.mean_RQ[row, query]),
+        "others_spread": _known(ranked.others.spread_RQ[row, query]),
+        "base_nats": ranked.base_nats_R[row],
+        "num_targets": ranked.num_targets_R[row],
+        "text_excerpt": _spread([_excerpt(each, tokenizer) for each in kept], place),
     }
     return pa.table(columns, schema=CANDIDATES)
+
+
+def _known(values: Floats) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
+
+
+def _spread(values: list[Any], indices: Ints) -> pa.Array:
+    return pa.array(values).take(pa.array(indices)) if values else pa.nulls(0)
+
+
+def _excerpt(row: CorpusRow, tokenizer: Any) -> str:
+    if row.token_ids is None:
+        return (row.text or "")[:EXCERPT_CHARACTERS]
+    if tokenizer is None:
+        return ""
+    text: str = tokenizer.decode(row.token_ids[:EXCERPT_CHARACTERS], skip_special_tokens=True)
+    return text[:EXCERPT_CHARACTERS]

@@ -13,7 +13,7 @@ from tasks.actor_pool import ActorPool
 from tasks.bad_rows import sort_out_bad_rows
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
-from tasks.encode import encode_rows
+from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
 from tasks.score_shards import planned_units
 
@@ -47,7 +47,7 @@ def check_model_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> ModelCh
     """
     rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
-    windows = encode_rows(model, job.spec.model, [row.text or "" for row in good])
+    windows = encode_corpus_rows(model, job.spec.model, good, unit.shard)
     started = time.monotonic()
     losses = score_rows(model.adapter, windows, [], model.batch_tokens)
     seconds = time.monotonic() - started

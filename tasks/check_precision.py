@@ -2,7 +2,7 @@
 
 import json
 import random
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import chain, islice
 
 from pydantic import TypeAdapter
@@ -14,7 +14,7 @@ from tasks.actor_pool import ActorPool
 from tasks.bad_rows import sort_out_bad_rows
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
-from tasks.encode import encode_query, encode_rows
+from tasks.encode import encode_corpus_rows, encode_query
 from tasks.job import ScanJob
 from tasks.queries import queries_from_table
 from tasks.score_shards import planned_units
@@ -48,7 +48,7 @@ def check_precision_on_rows(
     spec = job.spec
     rows = list(islice(chain.from_iterable(read_unit(unit, spec.corpus)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, spec.corpus)
-    windows = encode_rows(model, spec.model, [row.text or "" for row in good])
+    windows = encode_corpus_rows(model, spec.model, good, unit.shard)
     queries = queries_from_table(storage.read_table(job.queries_uri))
     sample = random.Random(spec.update.seed).sample(queries, min(SAMPLE_QUERIES, len(queries)))
     encoded = [encode_query(model, spec.model, query.context, query.target) for query in sample]
@@ -60,13 +60,6 @@ def check_precision_on_rows(
 
 def read_precision_check(job: ScanJob) -> PrecisionCheck:
     return TypeAdapter(PrecisionCheck).validate_json(storage.read_bytes(job.precision_uri))
-
-
-def settle(job: ScanJob) -> ScanJob:
-    """The job as it will be scored: with the precision that was chosen, once one was."""
-    if not storage.exists(job.precision_uri):
-        return job
-    return replace(job, precision=read_precision_check(job).precision)
 
 
 def describe_precision(check: PrecisionCheck) -> str:

@@ -16,13 +16,19 @@ KINDS: dict[str, type[ScanSpec]] = {"scan": ScanSpec}
 T = TypeVar("T")
 
 
-def load_config(path: Path) -> ScanSpec:
+def load_config(path: Path, strategy: str | None = None) -> ScanSpec:
     """Read a config file of a scan.
+
+    Args:
+        strategy: in place of `strategy.kind`.
 
     Raises:
         InputError: not readable, not TOML, an unknown or missing key, or a value that does not fit; names the key.
     """
-    return parse_config(read_toml(path, "`finf init scan` writes one"), str(path))
+    table = read_toml(path, "`finf init scan` writes one")
+    if strategy is not None:
+        table["strategy"] = table.get("strategy", {}) | {"kind": strategy}
+    return parse_config(table, str(path))
 
 
 def parse_config(table: dict[str, Any], source: str) -> ScanSpec:

@@ -17,7 +17,7 @@ from tasks.bad_rows import sort_out_bad_rows
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, plan_units, read_unit, shards_from_table
 from tasks.curvature_store import CurvatureCost, is_complete, publish_cost, publish_curvature
-from tasks.encode import encode_rows
+from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
 
 SAMPLE_UNITS = 64  # the sample is spread over at most this many units
@@ -80,7 +80,7 @@ def sample_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> list[list[Wi
 def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> Iterator[list[Window]]:
     for rows in read_unit(unit, job.spec.corpus):
         good, _ = sort_out_bad_rows(rows[:num_rows], unit.shard, job.spec.corpus)
-        yield from encode_rows(model, job.spec.model, [row.text or "" for row in good])
+        yield from encode_corpus_rows(model, job.spec.model, good, unit.shard)
         num_rows -= len(rows)
         if num_rows <= 0:
             return

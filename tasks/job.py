@@ -3,7 +3,9 @@
 <store>/scan-<name>-<fingerprint>/   the run: spec.json, shards, queries, top, report
 <store>/cache/curvature-<…>/         shared by every run of the same model and corpus sample
 <store>/cache/updates-<…>/           one object per query
+<store>/cache/base-<…>/              one object per unit of work: its base losses, shared by runs
 <store>/cache/scores-<…>/            one object per unit of work; listing it tells what is done
+<store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +13,7 @@ from typing import Any
 
 from finf_core.fingerprint import fingerprint, short
 from finf_core.precision import Precision
-from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE, ScanSpec, UpdateSpec
+from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE, RankSpec, ScanSpec, StrategySpec, UpdateSpec
 from tasks.corpus import Unit
 from tasks.storage import join
 
@@ -21,11 +23,13 @@ class ScanJob:
     spec: ScanSpec
     store: str
     batch_tokens: int | None  # a run option that the actors need; in no fingerprint
+    cache_tokens: bool = False  # likewise
     model_digest: str
     shards_digest: str
     queries_digest: str
     optimizer_digest: str | None = None  # of update.optimizer_state
     precision: Precision | None = None  # chosen before scoring (tasks.check_precision); not part of the run's identity
+    strategy: StrategySpec | None = None  # likewise (tasks.choose_strategy); its kind is not "auto"
 
     @property
     def fingerprint(self) -> str:
@@ -53,9 +57,41 @@ class ScanJob:
         dtype = None if self.precision is None else self.precision.dtype
         return fingerprint([SCORING_VERSION, self._model(), update, dtype, curvature])
 
+    def base_fingerprint(self, batch_tokens: int, arithmetic: str) -> str:
+        """Of the base losses of any unit, under the batch plan and the arithmetic in force. Queries do not matter."""
+        corpus = self.spec.corpus
+        columns = [corpus.tokens_column is not None, corpus.content_column]
+        dtype = None if self.precision is None else self.precision.dtype
+        return fingerprint([SCORING_VERSION, self._model(), dtype, columns, batch_tokens, arithmetic])
+
+    def base_uri(self, unit: Unit, batch_tokens: int, arithmetic: str) -> str:
+        base = self.base_fingerprint(batch_tokens, arithmetic)
+        return join(self.store, "cache", f"base-{short(base)}", unit.name(base))
+
     @property
     def scores_fingerprint(self) -> str:
-        return fingerprint([self.updates_fingerprint, self.queries_digest, self.spec.rank, self._corpus()])
+        parts = [self.updates_fingerprint, self.queries_digest, self.spec.rank, self._corpus()]
+        return fingerprint([*parts, self.strategy] if self.has_first_pass else parts)
+
+    @property
+    def has_first_pass(self) -> bool:
+        """Whether single queries are scored on some rows only: those that a first pass over the corpus keeps."""
+        return self.strategy is not None and self.strategy.kind != "every_query"
+
+    @property
+    def first_pass(self) -> StrategySpec:
+        """How the first pass is made, of a job that has one."""
+        return self.spec.strategy if self.strategy is None else self.strategy
+
+    @property
+    def first_pass_rank(self) -> RankSpec:
+        """What the first pass keeps."""
+        return replace(self.spec.rank, top_k=self.first_pass.rescored_rows)
+
+    @property
+    def kept_fingerprint(self) -> str:
+        """Of single queries' scores on the rows that the first pass keeps."""
+        return fingerprint(["kept", self.scores_fingerprint])
 
     @property
     def run_uri(self) -> str:
@@ -74,6 +110,14 @@ class ScanJob:
         return join(self.store, "cache", f"scores-{short(self.scores_fingerprint)}")
 
     @property
+    def kept_uri(self) -> str:
+        return join(self.store, "cache", f"kept-{short(self.kept_fingerprint)}")
+
+    @property
+    def projection_uri(self) -> str:
+        return join(self.scores_uri, "projection.safetensors")
+
+    @property
     def shards_uri(self) -> str:
         return self.file("shards.parquet")
 
@@ -88,6 +132,15 @@ class ScanJob:
     @property
     def precision_uri(self) -> str:
         return self.file("precision.json")
+
+    @property
+    def strategy_uri(self) -> str:
+        return self.file("strategy.json")
+
+    @property
+    def candidates_uri(self) -> str:
+        """Rows that the first pass keeps for each query."""
+        return self.file("candidates.parquet")
 
     @property
     def totals_uri(self) -> str:

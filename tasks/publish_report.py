@@ -16,6 +16,7 @@ from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE
 from finf_core.verdict import NO_ERROR_RATE, verdict_rule
 from tasks import storage
 from tasks.check_precision import describe_precision, read_precision_check
+from tasks.choose_strategy import describe_strategy, read_strategy
 from tasks.curvature_store import describe_cost, read_cost
 from tasks.job import ScanJob
 from tasks.queries import queries_from_table
@@ -57,10 +58,11 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
             "error_rate": None,
             "note": NO_ERROR_RATE,
         },
-        "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]),
+        "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]) | {"of": _counted(job)},
         "queries": _query_sections(job, verdicts, storage.read_table(job.file("top.parquet"))),
         "skipped_rows": skipped,
         "precision": asdict(read_precision_check(job)),
+        "strategy": asdict(read_strategy(job)),
         "curvature": None if job.update.kind in WITHOUT_CURVATURE else asdict(read_cost(job.curvature_uri)),
         "checks": describe_checks(job),
         "spec": asdict(job.spec),
@@ -81,15 +83,27 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
 def describe_checks(job: ScanJob) -> list[str]:
     """What was measured before scoring, a sentence each."""
     costs = [] if job.update.kind in WITHOUT_CURVATURE else [read_cost(job.curvature_uri)]
+    num_queries = len(queries_from_table(storage.read_table(job.queries_uri)))
     return [
         *(describe_cost(job.update.kind, cost) for cost in costs),
         describe_precision(read_precision_check(job)),
+        describe_strategy(read_strategy(job), num_queries),
     ]
 
 
 def _histogram(counts_QK: Sequence[Sequence[int]]) -> dict[str, Any]:
     below, *counts, above = (sum(bin_counts) for bin_counts in zip(*counts_QK, strict=True))
     return {"edges": [round(float(edge), 10) for edge in EDGES], "counts": counts, "below": below, "above": above}
+
+
+def _counted(job: ScanJob) -> str:
+    """What the histogram counts: a first pass knows mirror ratios roughly, and for every row."""
+    if not job.has_first_pass:
+        return "mirror ratio"
+    return {
+        "one_pass": "first-order ratio of the row's best block",
+        "grouped": "mirror ratio for a group of queries",
+    }[str(job.first_pass.kind)]
 
 
 def _query_sections(job: ScanJob, verdicts: Sequence[dict[str, Any]], top: pa.Table) -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ def _set_environment(is_remote: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if not is_remote:  # a "cluster" that may span machines listens on all interfaces
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets anything else on the machine stop a scan
 
 
 def _refuse_silence(address: str) -> None:

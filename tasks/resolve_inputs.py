@@ -1,6 +1,7 @@
 """Resolve a spec: look at every input once, name it by its content, and write down what was found."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
 from pydantic import TypeAdapter
@@ -49,12 +50,27 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
         spec=spec,
         store=options.store,
         batch_tokens=options.batch_tokens,
+        cache_tokens=options.cache_tokens,
         model_digest=model_digest,
-        shards_digest=fingerprint(shards),
+        shards_digest=digest_shards(shards),
         queries_digest=fingerprint(queries),
         optimizer_digest=None if state is None else digest_chunks([storage.read_bytes(state)]),
     )
     return Inputs(job, shards, queries)
+
+
+def digest_shards(shards: Iterable[Shard]) -> str:
+    """`fingerprint(shards)` of one or more, text by text: all at once, it would be the largest thing in memory."""
+    return digest_chunks(_texts(shards))
+
+
+def _texts(shards: Iterable[Shard]) -> Iterator[bytes]:
+    before = b"["
+    for shard in shards:
+        plain = {"type": Shard.__name__, "fields": asdict(shard)}
+        yield before + json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
+        before = b","
+    yield b"]"
 
 
 def resolve_inputs(spec: ScanSpec, options: RunOptions) -> ScanJob:

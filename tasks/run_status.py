@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from tasks import storage
-from tasks.check_precision import settle
 from tasks.queries import queries_from_table
 from tasks.resolve_inputs import read_job
-from tasks.score_shards import pending_units, planned_units
+from tasks.score_shards import count_rows
+from tasks.settle import settle
 from tasks.solve_updates import pending_queries
 
 
@@ -24,12 +24,12 @@ def run_status(run_uri: str) -> RunStatus:
     """Raises InputError when there is no run in that folder."""
     job = settle(read_job(run_uri))
     queries = queries_from_table(storage.read_table(job.queries_uri))
-    num_rows = sum(unit.num_rows for unit in planned_units(job))
+    rows_scored, num_rows = count_rows(job)
     return RunStatus(
         run=run_uri,
         complete=storage.exists(job.file("report.json")),
         queries_solved=len(queries) - len(pending_queries(job)),
         num_queries=len(queries),
-        rows_scored=num_rows - sum(unit.num_rows for unit in pending_units(job)),
+        rows_scored=rows_scored,
         num_rows=num_rows,
     )

@@ -4,8 +4,10 @@ A plain class; `tasks.actor_pool` puts it on a Ray actor, tests call it directly
 Each method publishes its product in the store and returns a small receipt.
 """
 
+import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -13,24 +15,30 @@ import pyarrow as pa
 
 from finf_core.curvature import Curvature, curvature_from_tensors, refine_if_asked
 from finf_core.precision import widen
-from finf_core.ranking import rank_rows
 from finf_core.scores import Ints
-from finf_core.scoring import score_rows
 from finf_core.spec import WITHOUT_CURVATURE
+from finf_core.strategy import Strategy
 from finf_core.top_k import merge_top
-from finf_core.updates import MirroredUpdate
 from tasks import storage
-from tasks.bad_rows import Skipped, skip_row, sort_out_bad_rows
+from tasks.bad_rows import Skipped, skip_row
+from tasks.base_losses import BaseEntry, arithmetic, join_entries, publish_base, read_base
+from tasks.bundles import Bundle
 from tasks.candidates import candidates_table
 from tasks.check_model import ModelCheck, check_model_on_rows
-from tasks.check_precision import PrecisionCheck, check_precision_on_rows, settle
+from tasks.check_precision import PrecisionCheck, check_precision_on_rows, read_precision_check
 from tasks.checkpoint import load_model
-from tasks.corpus import CorpusRow, Unit, read_unit
+from tasks.choose_strategy import choose_on_rows
+from tasks.corpus import CorpusRow, Unit
 from tasks.curvature_store import CurvatureCost, read_curvature
-from tasks.encode import encode_rows
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
+from tasks.project_updates import project_on_actor
 from tasks.queries import Query, queries_from_table
+from tasks.rankers import Ranker, make_ranker
+from tasks.read_ahead import read_ahead
+from tasks.rescore import rescore_bundle
+from tasks.row_groups import GROUPS_AHEAD, RowGroup, prepare_row_groups
+from tasks.settle import settle
 from tasks.solve_updates import solve_one_update
 from tasks.unit_result import UnitReceipt, publish_unit
 from tasks.update_store import UpdateReader
@@ -41,6 +49,7 @@ class ShardScorer:
 
     def __init__(self, job: ScanJob) -> None:
         self.job = job
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores are torch's
         self.model = load_model(job.spec.model, job.batch_tokens)
 
     def ping(self) -> str:
@@ -54,6 +63,12 @@ class ShardScorer:
 
     def check_precision(self, unit: Unit) -> PrecisionCheck:
         return check_precision_on_rows(self.model, self.curvature, self.job, unit)
+
+    def choose_strategy(self, unit: Unit) -> Strategy:
+        return choose_on_rows(self.model, replace(self.job, precision=read_precision_check(self.job).precision), unit)
+
+    def project_updates(self, job: ScanJob) -> None:
+        project_on_actor(self.model, job, self.queries, self.updates)
 
     def solve_update(self, query: Query) -> None:
         solve_one_update(self.model, self.curvature, self.settled, query)
@@ -79,43 +94,49 @@ class ShardScorer:
     def updates(self) -> UpdateReader:
         return UpdateReader(self.settled.updates_uri)
 
+    @cached_property
+    def queries(self) -> list[Query]:
+        return queries_from_table(storage.read_table(self.job.queries_uri))
+
+    @cached_property
+    def ranker(self) -> Ranker:
+        return make_ranker(self.model, self.settled, self.queries, self.updates)
+
+    def rescore(self, bundle: Bundle) -> None:
+        rescore_bundle(self.model, self.settled, bundle, self.updates)
+
     def score(self, unit: Unit) -> UnitReceipt:
-        """Score every row of a unit for every query; publish the best rows and the histogram."""
-        started, corpus, rank = time.monotonic(), self.job.spec.corpus, self.job.spec.rank
-        queries = queries_from_table(storage.read_table(self.job.queries_uri))
-        blocks = [self._score_row_group(unit.shard, rows, queries) for rows in read_unit(unit, corpus)]
-        tables, counts, receipts = zip(*blocks, strict=True)
+        """Rank every row of a unit for every query; publish its base losses, the best rows and the histogram."""
+        started = time.monotonic()
+        base_uri = self.settled.base_uri(unit, self.model.batch_tokens, arithmetic(self.ranker.with_gradients))
+        cached = read_base(base_uri)
+        with read_ahead(prepare_row_groups(self.model, self.settled, unit, cached), GROUPS_AHEAD) as groups:
+            blocks = [self._rank_row_group(unit.shard, group) for group in groups]
+        tables, counts, receipts, entries = zip(*blocks, strict=True)
+        _publish_base(base_uri, cached, entries)
         receipt = UnitReceipt.total(receipts, time.monotonic() - started)
-        best = merge_top(tables, rank.top_k, rank.by)
-        publish_unit(self.settled.score_uri(unit), [query.query_id for query in queries], best, sum(counts), receipt)
+        best = merge_top(tables, self.ranker.rank.top_k, self.ranker.rank.by)
+        publish_unit(self.settled.score_uri(unit), self.ranker.columns, best, sum(counts), receipt)
         return receipt
 
-    def _score_row_group(
-        self, shard: str, rows: Sequence[CorpusRow], queries: Sequence[Query]
-    ) -> tuple[pa.Table, Ints, UnitReceipt]:
-        spec = self.job.spec
-        good, skipped = sort_out_bad_rows(rows, shard, spec.corpus)
-        windows = encode_rows(self.model, spec.model, [row.text or "" for row in good])
-        numbers: list[tuple[float, int]] = []  # filled while the updates stream by: each is read once
-        losses = score_rows(
-            self.model.adapter, windows, self._stream_updates(queries, numbers), self.model.batch_tokens
-        )
-        moved, num_targets = zip(*numbers, strict=True)
-        ranked = rank_rows(losses, np.array(moved), np.array(num_targets), spec.update.direction, spec.rank)
-        skipped += self._unscored(shard, good, losses.num_targets_R, ranked.not_finite)
-        table = candidates_table(shard, good, losses, ranked, [query.query_id for query in queries])
-        num_tokens = sum(len(window) for row in windows for window in row)
-        receipt = UnitReceipt(len(rows), num_tokens, int(losses.num_targets_R.sum()), 0.0, tuple(skipped))
-        return table, ranked.counts_QK, receipt
-
-    def _stream_updates(self, queries: Sequence[Query], numbers: list[tuple[float, int]]) -> Iterator[MirroredUpdate]:
-        for query in queries:
-            update = self.updates.read(query.digest)
-            numbers.append((update.moved_nats, update.num_targets))
-            yield update
+    def _rank_row_group(self, shard: str, group: RowGroup) -> tuple[pa.Table, Ints, UnitReceipt, BaseEntry | None]:
+        ranked = self.ranker.rank_windows(group.windows, group.base)
+        skipped = group.skipped + self._unscored(shard, group.good, ranked.num_targets_R, ranked.not_finite)
+        shards = [shard] * len(group.good)
+        table = candidates_table(shards, group.good, ranked, self.ranker.columns, self.model.tokenizer)
+        receipt = UnitReceipt(group.num_rows, group.num_tokens, int(ranked.num_targets_R.sum()), 0.0, tuple(skipped))
+        with_tokens = self.job.cache_tokens and self.job.spec.corpus.tokens_column is None
+        return table, ranked.counts_QK, receipt, group.base_entry(ranked, with_tokens)
 
     def _unscored(self, shard: str, rows: Sequence[CorpusRow], num_targets_R: Ints, not_finite: Ints) -> list[Skipped]:
         """Rows with text but without a score: nothing to predict, or a loss that is NaN or infinite."""
         corpus, reason = self.job.spec.corpus, "one token: nothing to predict"
         empty = [skip_row(shard, rows[i].row, reason, corpus) for i in np.flatnonzero(num_targets_R == 0).tolist()]
         return empty + [(shard, rows[i].row, "loss is not finite") for i in not_finite.tolist()]
+
+
+def _publish_base(uri: str, cached: BaseEntry | None, entries: Sequence[BaseEntry | None]) -> None:
+    """Before the scores: a finished unit has its base losses; nothing where no base pass was made or all is there."""
+    found = [entry for entry in entries if entry is not None]
+    if len(found) == len(entries) and (cached is None or not cached.holds(join_entries(found))):
+        publish_base(uri, join_entries(found))

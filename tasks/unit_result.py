@@ -1,12 +1,15 @@
 """The result of one unit of work as one Parquet object: a row per query with its best rows and its histogram.
 
-One object, so that it is there whole or not at all.
+One object, so that it is there whole or not at all. Many of them are read and taken apart at once: what a small one
+costs is mostly the number of calls.
+
+Name suffixes say the shape: Q queries, K bins of the histogram, U units.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +43,14 @@ class UnitReceipt:
         )
 
 
+class UnitResults(NamedTuple):
+    """What some units found, together."""
+
+    candidates: pa.Table  # `CANDIDATES`, in no order
+    counts_QK: Ints  # summed over the units, in the order of the run's queries
+    receipts: list[UnitReceipt]
+
+
 def publish_unit(
     uri: str, query_ids: Sequence[str], candidates: pa.Table, counts_QK: Ints, receipt: UnitReceipt
 ) -> None:
@@ -49,10 +60,12 @@ def publish_unit(
     order = np.argsort(owners, kind="stable")
     offsets = np.searchsorted(owners[order], np.arange(len(query_ids) + 1)).astype(np.int32)
     rows = candidates.take(pa.array(order)).drop_columns("query_id").to_struct_array().combine_chunks()
+    num_queries, num_bins = counts_QK.shape
+    starts = pa.array(np.arange(num_queries + 1, dtype=np.int32) * num_bins)
     table = pa.table(
         {
             "query_id": pa.array(query_ids, pa.string()),
-            "ratio_counts": pa.array(list(counts_QK), pa.list_(pa.int64())),
+            "ratio_counts": pa.ListArray.from_arrays(starts, pa.array(counts_QK.ravel(), pa.int64())),
             "top": pa.ListArray.from_arrays(pa.array(offsets), rows),
         }
     )
@@ -62,12 +75,24 @@ def publish_unit(
 
 def read_unit_result(uri: str) -> tuple[pa.Table, Ints, UnitReceipt]:
     """Candidates, (Q, K) histogram counts in the order of the run's queries, and the receipt."""
-    table = storage.read_table(uri)
+    candidates, counts_QK, [receipt] = join_unit_results([storage.read_table(uri)])
+    return candidates, counts_QK, receipt
+
+
+def join_unit_results(objects_U: Sequence[pa.Table]) -> UnitResults:
+    """Take apart the objects of one or more units of the same run, as `storage.read_table` gives them."""
+    receipts = [_receipt(table) for table in objects_U]
+    table = pa.concat_tables([table.replace_schema_metadata(None) for table in objects_U]).combine_chunks()
+    num_queries = len(table) // len(objects_U)
+    counts_UQK = table["ratio_counts"].combine_chunks().flatten().to_numpy().reshape(len(objects_U), num_queries, -1)
+    top = table["top"].combine_chunks()
+    owners = np.repeat(np.arange(len(table)), top.value_lengths().to_numpy())
+    query_id = table["query_id"].take(pa.array(owners))
+    candidates = pa.Table.from_struct_array(top.flatten()).add_column(0, "query_id", query_id).cast(CANDIDATES)
+    return UnitResults(candidates, counts_UQK.sum(axis=0), receipts)
+
+
+def _receipt(table: pa.Table) -> UnitReceipt:
     receipt: dict[str, Any] = json.loads(table.schema.metadata[METADATA_KEY])
     receipt["skipped"] = tuple(tuple(item) for item in receipt["skipped"])
-    top = table["top"].combine_chunks()
-    repeated = np.repeat(np.arange(len(table)), top.value_lengths().to_numpy())
-    rows = pa.Table.from_struct_array(top.flatten())
-    candidates = rows.add_column(0, "query_id", table["query_id"].take(pa.array(repeated))).cast(CANDIDATES)
-    counts_QK = np.array(table["ratio_counts"].to_pylist(), dtype=np.int64)
-    return candidates, counts_QK, UnitReceipt(**receipt)
+    return UnitReceipt(**receipt)

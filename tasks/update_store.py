@@ -42,6 +42,10 @@ class UpdateReader:
         self.kept: dict[str, MirroredUpdate] = {}
         self.bytes_left = limit_bytes
 
+    def numbers(self, name: str) -> dict[str, Any]:
+        """Of an update, without its tensors."""
+        return read_numbers(self.folder, name)
+
     def read(self, name: str) -> MirroredUpdate:
         if name in self.kept:
             return self.kept[name]

@@ -196,7 +196,7 @@ def _histogram(rng: random.Random, queries: list[dict[str, Any]], num_pairs: int
         for ratio in ratios:
             counts[min(num_bins - 1, max(0, int((ratio - FIRST_EDGE) / BIN_WIDTH)))] += weight
     edges = [round(FIRST_EDGE + BIN_WIDTH * index, 2) for index in range(num_bins + 1)]
-    return {"edges": edges, "counts": counts, "below": 0, "above": 0}
+    return {"of": "mirror ratio", "edges": edges, "counts": counts, "below": 0, "above": 0}
 
 
 def _spec() -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_base_losses_come_with_the_pass(model: CausalLM) -> None:
     found = row_changes(model, rows, project(model, [random_deltas(model, 0)]), BATCH_TOKENS)
     per_row = [[base_nats(model, [model.collate([example])])[0] for example in row] for row in rows]
     expected = np.concatenate([np.zeros(0), *(part.numpy() for row in per_row for part in row)])
-    np.testing.assert_allclose(found.target_nats_N, expected, rtol=1e-12)
+    np.testing.assert_allclose(found.base.nats_N, expected, rtol=1e-12)
     assert found.num_targets_R.tolist() == [sum(len(part) for part in row) for row in per_row]
 
 
@@ -110,14 +110,15 @@ def test_a_row_does_not_see_its_neighbours(llama: CausalLM, batch_tokens: int) -
 
 def test_blocks_of_a_row_add_up_and_the_largest_is_kept(llama: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adjoint, "BLOCK_POSITIONS", 4)
-    projection = project(llama, [random_deltas(llama, 1)])
+    deltas = random_deltas(llama, 1)
+    back = {name: -delta for name, delta in deltas.items()}
     row = cut(tiny_row(12, seed=3))  # 11 inputs: two blocks of 6
-    found = row_changes(llama, [row], projection, BATCH_TOKENS)
-    parts = position_changes(llama, row[0], random_deltas(llama, 1))
-    blocks = [parts[:6].sum(), parts[6:].sum()]
+    found = row_changes(llama, [row], project(llama, [deltas, back]), BATCH_TOKENS)
+    parts = position_changes(llama, row[0], deltas)
+    blocks = np.array([parts[:6].sum(), parts[6:].sum()])
     assert found.block_positions_R.tolist() == [6]
-    np.testing.assert_allclose(found.change_RQ[0, 0], sum(blocks), rtol=1e-9)
-    np.testing.assert_allclose(found.block_change_RQ[0, 0], max(0.0, *blocks), rtol=1e-9)
+    np.testing.assert_allclose(found.change_RQ[0], [blocks.sum(), -blocks.sum()], rtol=1e-9)
+    np.testing.assert_allclose(found.block_change_RQ[0], [max(0.0, *blocks), max(0.0, *-blocks)], rtol=1e-9)
 
 
 def position_changes(model: CausalLM, example: Any, deltas: Deltas) -> np.ndarray[Any, Any]:

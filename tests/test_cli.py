@@ -101,6 +101,30 @@ def test_a_plan_is_printed_as_json(
         f'name = "p"\n[model]\npath = "{tiny_checkpoint}"\n[corpus]\npath = "{tmp_path}/corpus"\n'
         f'[queries]\npath = "{tmp_path}/queries.parquet"\ntarget = "{{answer}}"\n'
     )
-    assert run(monkeypatch, "plan", str(config), "--json") == 0
+    assert run(monkeypatch, "plan", str(config), "--json", "--price-per-hour", "3.6") == 0
     plan = last_json(capsys)
-    assert (plan["num_rows"], plan["num_queries"], plan["num_passes"]) == (96, 4, 5)
+    assert (plan["num_rows"], plan["num_queries"], plan["picked"]) == (96, 4, "every_query")
+    found = {strategy["kind"]: strategy for strategy in plan["strategies"]}
+    assert found.keys() == {"every_query", "grouped", "one_pass"}
+    assert found["every_query"]["forward_equivalents"] == 5
+    for strategy in found.values():
+        assert strategy["price"] == pytest.approx(strategy["seconds"] / 1000)
+        assert strategy["flops"] == pytest.approx(strategy["forward_equivalents"] * found["every_query"]["flops"] / 5)
+
+
+def test_a_strategy_on_the_command_line_replaces_the_config_s(
+    finished_run: str, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    config = tmp_path / "scan.toml"
+    config.write_text(
+        f'name = "p"\n[model]\npath = "{tiny_checkpoint}"\n[corpus]\npath = "{tmp_path}/corpus"\n'
+        f'[queries]\npath = "{tmp_path}/queries.parquet"\ntarget = "{{answer}}"\n[strategy]\nkind = "grouped"\n'
+    )
+    assert run(monkeypatch, "plan", str(config)) == 0
+    assert "picked: grouped (asked for)" in capsys.readouterr().out
+    assert run(monkeypatch, "plan", str(config), "--strategy", "one_pass") == 0
+    text = capsys.readouterr().out
+    assert "picked: one_pass (asked for)" in text
+    assert "* one_pass" in text
+    assert run(monkeypatch, "plan", str(config), "--strategy", "guess") == 2
+    assert "strategy.kind" in capsys.readouterr().err

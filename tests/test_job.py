@@ -32,6 +32,7 @@ def changed_products(**changes: object) -> set[str]:
     ("changes", "products"),
     [
         ({"batch_tokens": 64}, set()),
+        ({"cache_tokens": True}, set()),
         ({"name": "b"}, {"run_uri"}),
         ({"model": ModelSpec(path="elsewhere")}, {"run_uri"}),
         ({"corpus": CorpusSpec(path="elsewhere")}, {"run_uri"}),
@@ -42,6 +43,7 @@ def changed_products(**changes: object) -> set[str]:
         ({"update": UpdateSpec(curvature_rows=5)}, set(PRODUCTS)),
         ({"model": ModelSpec(path="m", context_tokens=8)}, set(PRODUCTS)),
         ({"corpus": CorpusSpec(path="c", text_column="body")}, set(PRODUCTS)),
+        ({"corpus": CorpusSpec(path="c", tokens_column="ids")}, set(PRODUCTS)),
         ({"model_digest": "other"}, set(PRODUCTS)),
     ],
 )

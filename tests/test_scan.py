@@ -97,7 +97,7 @@ def test_a_scan_from_s3_to_s3_finds_the_leak_then_runs_from_cache_then_mends_wha
     states = {run["name"]: run["state"]["name"] for run in new}
     assert states.pop("resolve inputs") == "Completed"
     assert set(states.values()) == {"Cached"}, states
-    assert len(states) == 7
+    assert len(states) == 8
 
     lost = sorted(units)[0]
     for uri in (lost, *(storage.join(first["run"], name) for name in ("report.json", "totals.json"))):
@@ -110,6 +110,29 @@ def test_a_scan_from_s3_to_s3_finds_the_leak_then_runs_from_cache_then_mends_wha
 
     status = run_finf("status", first["run"], "--json", environment=environment)
     assert json.loads(status.stdout)["complete"]
+
+
+def test_one_pass_for_all_queries_finds_the_leak_and_then_runs_from_cache(
+    tiny_checkpoint: Path, tmp_path: Path, finf_environment: dict[str, str], prefect_url: str
+) -> None:
+    config = write_inputs(str(tmp_path), tmp_path, tiny_checkpoint)
+    config.write_text(config.read_text() + '[strategy]\nkind = "one_pass"\nrescored_rows = 3\n')
+    store = str(tmp_path / "store")
+    first = run_scan(config, store, finf_environment, actors=2)
+    assert (first["num_leaked"], first["num_queries"], first["num_rows"]) == (1, 4, 96)
+    top = read_top(first["run"])
+    assert (top[0]["query_id"], top[0]["rank"], top[0]["document_id"]) == ("0", 1, "doc-37")
+    assert top[0]["mirror_ratio"] == pytest.approx(1.0, abs=0.02)
+    report = json.loads(storage.read_bytes(storage.join(first["run"], "report.json")))
+    assert report["strategy"]["spec"]["kind"] == "one_pass"
+    assert "one pass for all 4 queries" in " ".join(report["checks"])
+    runs_before = {run["id"] for run in task_runs(prefect_url, "task_runs")}
+    assert run_scan(config, store, finf_environment) == first
+    new = [run for run in task_runs(prefect_url, "task_runs") if run["id"] not in runs_before]
+    states = {run["name"]: run["state"]["name"] for run in new}
+    assert states.pop("resolve inputs") == "Completed"
+    assert set(states.values()) == {"Cached"}
+    assert {"project updates", "keep rows", "score kept rows"} <= states.keys()
 
 
 def kill_when_some_units_are_done(

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finf_core.ranking import rank_rows
-from finf_core.scores import SPREAD_FLOOR, control_z, influence_score, mirror_ratio, row_ratio
+from finf_core.scores import SPREAD_FLOOR, control_z, influence_score, mirror_ratio, other_ratios, row_ratio
 from finf_core.scoring import RowLosses
 from finf_core.spec import RankSpec
 from finf_core.verdict import decide
@@ -31,7 +31,7 @@ def test_ratios_are_per_target_and_per_nat_that_the_query_moved() -> None:
 
 @given(ratios)
 def test_control_z_is_the_distance_from_the_other_queries_of_the_row(rows: list[list[float]]) -> None:
-    found = control_z(np.array(rows))
+    found = control_z(np.array(rows), other_ratios(np.array(rows)))
     for row, z in zip(rows, found, strict=True):
         for query, ratio in enumerate(row):
             others = row[:query] + row[query + 1 :]
@@ -40,7 +40,7 @@ def test_control_z_is_the_distance_from_the_other_queries_of_the_row(rows: list[
 
 
 def test_control_z_wants_two_other_queries() -> None:
-    assert np.isnan(control_z(np.ones((3, 2)))).all()
+    assert np.isnan(control_z(np.ones((3, 2)), other_ratios(np.ones((3, 2))))).all()
 
 
 @pytest.mark.parametrize(("by", "best"), [("row_ratio", 0), ("mirror_ratio", 1), ("control_z", 2)])
@@ -48,7 +48,7 @@ def test_rows_are_kept_by_what_the_config_says_and_always_by_mirror_ratio(by: st
     """Row 0 moves most as a whole, but for every query; row 1 holds a copy; row 2 moves for query 0 alone."""
     scores = np.array([[90.0, 80, 85, 88], [50, 10, 0, 5], [40, 0, 0, 0]])
     spans = np.array([[9.0, 8, 8, 8], [10, 1, 0, 1], [4, 0, 0, 0]])
-    losses = RowLosses(np.zeros(3), np.full(3, 100), scores, spans)
+    losses = RowLosses(np.zeros(3), np.full(3, 100), scores, spans, np.zeros(300), np.full(3, 100))
     ranked = rank_rows(losses, np.ones(4), np.full(4, 10), "ascent", RankSpec(top_k=1, by=by))
     assert set(ranked.kept[0].tolist()) == {best, 1}
 

@@ -1,5 +1,7 @@
 """The best rows of each query, whatever order the shards come in."""
 
+import itertools
+
 import numpy as np
 import pyarrow as pa
 from hypothesis import given
@@ -17,6 +19,11 @@ def table(rows: dict[tuple[str, str, int], float]) -> pa.Table:
     columns["query_id"], columns["shard"], columns["row"] = map(list, zip(*rows, strict=True)) if rows else ([], [], [])
     columns["mirror_ratio"] = list(rows.values())
     return pa.table(columns, schema=CANDIDATES)
+
+
+def with_row_ratios(rows: dict[tuple[str, str, int], float], row_ratios: list[float]) -> pa.Table:
+    place = CANDIDATES.get_field_index("row_ratio")
+    return table(rows).set_column(place, CANDIDATES.field(place), pa.array(row_ratios, pa.float64()))
 
 
 def best_by_hand(rows: dict[tuple[str, str, int], float], k: int) -> list[tuple[str, str, int]]:
@@ -40,15 +47,33 @@ def test_merging_in_any_order_and_grouping_keeps_the_same_rows(rows, k, random) 
 
 @given(st.lists(st.tuples(ratios, ratios), max_size=30), st.integers(1, 4))
 def test_the_best_by_mirror_ratio_are_kept_beside_the_best_by_the_order(values, k) -> None:
-    rows = table({("q1", "a", row): mirror for row, (mirror, _) in enumerate(values)})
-    place = rows.schema.get_field_index("row_ratio")
-    rows = rows.set_column(place, rows.schema.field(place), pa.array([whole for _, whole in values], pa.float64()))
+    mirrors = {("q1", "a", row): mirror for row, (mirror, _) in enumerate(values)}
+    rows = with_row_ratios(mirrors, [whole for _, whole in values])
     merged = CANDIDATES.empty_table()
     for start in range(0, len(values), 7):
         merged = merge_top([merged, rows.slice(start, 7)], k, "row_ratio")
     numbers = range(len(values))
     best = {row for part in (0, 1) for row in sorted(numbers, key=lambda row: (-values[row][part], row))[:k]}
     assert merged["row"].to_pylist() == sorted(best, key=lambda row: (-values[row][1], row))
+
+
+@given(
+    st.dictionaries(keys, st.tuples(ratios, ratios), max_size=60),
+    st.lists(st.integers(0, 60), max_size=9),
+    st.integers(1, 5),
+    st.randoms(),
+)
+def test_any_tree_of_merges_is_one_merge(values, cuts, k, random) -> None:
+    rows = with_row_ratios(
+        {key: mirror for key, (mirror, _) in values.items()}, [whole for _, whole in values.values()]
+    )
+    bounds = sorted({0, len(rows), *(min(cut, len(rows)) for cut in cuts)})
+    parts = [rows.slice(low, high - low) for low, high in itertools.pairwise(bounds)] or [rows]
+    while len(parts) > 1:
+        random.shuffle(parts)
+        num_merged = random.randint(2, len(parts))
+        parts = [merge_top(parts[:num_merged], k, "row_ratio"), *parts[num_merged:]]
+    assert merge_top(parts, k, "row_ratio").equals(merge_top([rows], k, "row_ratio"))
 
 
 def test_ranks_restart_for_each_query() -> None:

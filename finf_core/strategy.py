@@ -1,0 +1,112 @@
+"""How a corpus meets many queries: which passes are made, what they cost, and which way is chosen.
+
+| strategy | first pass over every row | then, each query alone, on |
+|---|---|---|
+| `every_query` | the base model and each query's mirrored model | |
+| `grouped` | the base model and one mirrored model for each group of queries | the best rows of its groups |
+| `one_pass` | forward and backward once, for all queries (`finf_core.adjoint`) | its best rows |
+
+Costs are forward passes of the base model over the whole corpus, counted in FLOPs. What the first pass keeps, and so
+what is found, is measured in docs/PERFORMANCE.md: groups lose reworded copies, and are never chosen unasked.
+Name suffixes: Q queries.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from finf_core.errors import InputError
+from finf_core.spec import Difference, StrategyKind, StrategySpec
+
+MIRRORED_PASSES = {"forward": 1.0, "central": 2.0, "jvp": 2.0}  # of one query; finf_core.differences
+LISTS = 2  # a first pass keeps the best rows by two orders: rank.by, and the best block or span
+
+Q = TypeVar("Q")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the costs depend on."""
+
+    num_rows: int
+    num_queries: int
+    difference: Difference
+    one_pass_equivalents: float | None  # a forward and backward pass with all queries, over a forward pass
+    no_one_pass: str = ""  # why there is none
+
+
+@dataclass(frozen=True)
+class StrategyCost:
+    kind: StrategyKind
+    first_pass: float  # forward-pass equivalents per row of the corpus
+    rescoring: float  # likewise, at most
+
+    @property
+    def forward_equivalents(self) -> float:
+        return self.first_pass + self.rescoring
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """What was chosen, out of what, and why."""
+
+    spec: StrategySpec  # with a kind that is not "auto"
+    costs: tuple[StrategyCost, ...]
+    reason: str
+
+    @property
+    def kind(self) -> StrategyKind:
+        if self.spec.kind == "auto":
+            raise InputError("a strategy that is chosen is not 'auto'")
+        return self.spec.kind
+
+
+def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ...]:
+    """Of every strategy that this update allows."""
+    per_query = MIRRORED_PASSES[counts.difference]
+    kept_share = min(1.0, LISTS * spec.rescored_rows / counts.num_rows)
+    rescored = kept_share * counts.num_queries * per_query  # what rows cost the base model is known by then
+    num_groups = math.ceil(counts.num_queries / spec.group_size) * spec.num_groupings
+    costs = [
+        StrategyCost("every_query", 1 + counts.num_queries * per_query, 0.0),
+        StrategyCost("grouped", 1 + num_groups * per_query, rescored * spec.num_groupings),
+    ]
+    if counts.one_pass_equivalents is not None:
+        costs.append(StrategyCost("one_pass", counts.one_pass_equivalents, rescored))
+    return tuple(costs)
+
+
+def choose_strategy(spec: StrategySpec, counts: Counts) -> Strategy:
+    """The one that was asked for, or the cheaper of `every_query` and `one_pass`.
+
+    Raises:
+        InputError: `one_pass` was asked for and this update or model does not allow it.
+    """
+    costs = strategy_costs(spec, counts)
+    cost_of = {cost.kind: cost.forward_equivalents for cost in costs}
+    if spec.kind == "one_pass" and "one_pass" not in cost_of:
+        raise InputError(f"strategy.kind = 'one_pass' cannot be had: {counts.no_one_pass}")
+    if spec.kind != "auto":
+        return Strategy(spec, costs, "asked for")
+    if "one_pass" not in cost_of:
+        return Strategy(replace(spec, kind="every_query"), costs, f"no single pass: {counts.no_one_pass}")
+    kind: StrategyKind = "one_pass" if cost_of["one_pass"] < cost_of["every_query"] else "every_query"
+    return Strategy(replace(spec, kind=kind), costs, "cheapest that loses no reworded copies")
+
+
+def group_queries(queries: Sequence[Q], size: int, num_groupings: int, seed: int) -> list[list[Q]]:
+    """Groups of at most `size`, `num_groupings` times over.
+
+    Neighbours in the list, which are often alike (one source, one topic), are put into different groups the first time;
+    further groupings are drawn.
+    """
+    groups: list[list[Q]] = []
+    order = list(queries)
+    for number in range(num_groupings):
+        if number:
+            order = random.Random(f"{seed} {number}").sample(list(queries), len(queries))
+        num_groups = math.ceil(len(order) / size)
+        groups += [list(order[start::num_groups]) for start in range(num_groups)]
+    return groups

@@ -1,0 +1,129 @@
+"""Choose how the corpus meets the queries, from the FLOPs of a sample of rows: `finf_core.strategy`."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, islice
+from typing import Any
+
+from pydantic import TypeAdapter
+from torch.utils.flop_counter import FlopCounterMode
+
+from finf_core.adjoint import row_changes
+from finf_core.errors import InputError
+from finf_core.layers import factored_layers
+from finf_core.moving import moving_parameters
+from finf_core.projection import Projection, blank_projection, last_blocks, projectable_layers
+from finf_core.scoring import score_rows
+from finf_core.spec import Difference
+from finf_core.strategy import Counts, Strategy, choose_strategy
+from finf_core.windows import Window
+from tasks import storage
+from tasks.actor_pool import ActorPool
+from tasks.bad_rows import sort_out_bad_rows
+from tasks.checkpoint import LoadedModel
+from tasks.corpus import Unit, read_unit
+from tasks.encode import encode_corpus_rows
+from tasks.job import ScanJob
+from tasks.queries import queries_from_table
+from tasks.score_shards import planned_units
+
+SAMPLE_ROWS = 128
+
+
+@dataclass(frozen=True)
+class PassCosts:
+    """Of a sample of rows."""
+
+    num_rows: int
+    num_tokens: int
+    forward_flops: float
+    forward_seconds: float
+    one_pass_flops: float | None = None  # None: this update or model does not allow it
+    one_pass_seconds: float | None = None
+    no_one_pass: str = ""  # why
+
+    @property
+    def one_pass_equivalents(self) -> float | None:
+        return None if self.one_pass_flops is None else self.one_pass_flops / self.forward_flops
+
+
+def choose_strategy_for(job: ScanJob, pool: ActorPool) -> str:
+    """Have one actor count on the first unit and publish the choice; returns its URI."""
+    list(pool.map("choose_strategy", [next(planned_units(job))]))
+    return job.strategy_uri
+
+
+def choose_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> Strategy:
+    """On the actor: count what passes cost on the first rows of a unit; publishes the choice."""
+    num_queries = len(queries_from_table(storage.read_table(job.queries_uri)))
+    costs = measure_passes(model, job, [unit], num_queries)
+    num_rows = sum(unit.num_rows for unit in planned_units(job))
+    strategy = choose_strategy(job.spec.strategy, counts_of(job, costs, num_rows, num_queries))
+    storage.publish_bytes(job.strategy_uri, json.dumps(asdict(strategy)).encode())
+    return strategy
+
+
+def read_strategy(job: ScanJob) -> Strategy:
+    return TypeAdapter(Strategy).validate_json(storage.read_bytes(job.strategy_uri))
+
+
+def counts_of(job: ScanJob, costs: PassCosts, num_rows: int, num_queries: int) -> Counts:
+    difference: Difference = "forward" if job.update.difference == "auto" else job.update.difference
+    return Counts(num_rows, num_queries, difference, costs.one_pass_equivalents, costs.no_one_pass)
+
+
+def measure_passes(model: LoadedModel, job: ScanJob, units: Sequence[Unit], num_queries: int) -> PassCosts:
+    """FLOPs (counted) and seconds of a forward pass, and of a pass for all queries at once, over some rows of each."""
+    windows = [row for unit in units for row in _first_rows(model, job, unit, SAMPLE_ROWS // len(units))]
+    forward = _measure(lambda: score_rows(model.adapter, windows, [], model.batch_tokens))
+    costs = PassCosts(len(windows), sum(len(window) for row in windows for window in row), *forward)
+    try:
+        projection = _blank(model, job, num_queries)
+        one_pass = _measure(lambda: row_changes(model.adapter, windows, projection, model.batch_tokens))
+    except InputError as error:
+        return replace(costs, no_one_pass=str(error))
+    return replace(costs, one_pass_flops=one_pass[0], one_pass_seconds=one_pass[1])
+
+
+def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> list[list[Window]]:
+    rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus)), num_rows))
+    good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
+    return encode_corpus_rows(model, job.spec.model, good, unit.shard)
+
+
+def describe_strategy(strategy: Strategy, num_queries: int) -> str:
+    """One sentence for people."""
+    cost_of = {cost.kind: cost.forward_equivalents for cost in strategy.costs}
+    spec = strategy.spec
+    first_pass = {
+        "every_query": "every row is scored for every query",
+        "one_pass": f"one pass for all {num_queries:,} queries, then each alone on its best rows",
+        "grouped": f"one update for every {spec.group_size} queries, then each query alone on their best rows",
+    }[strategy.kind]
+    others = ", ".join(f"{kind} {cost:,.1f}" for kind, cost in cost_of.items() if kind != strategy.kind)
+    return (
+        f"strategy {strategy.kind} ({strategy.reason}): {first_pass}; "
+        f"about {cost_of[strategy.kind]:,.1f} forward passes over the corpus ({others})"
+    )
+
+
+def _blank(model: LoadedModel, job: ScanJob, num_queries: int) -> Projection:
+    update, adapter = job.spec.update, model.adapter
+    moving = moving_parameters(adapter.module, update.moves)
+    if update.kind in ("kfac", "ekfac"):
+        names = factored_layers(adapter.module, moving, adapter.head, update.embeddings)
+        moving = {key: parameter for key, parameter in moving.items() if key.rpartition(".")[0] in names}
+    layers = projectable_layers(adapter.module, moving, adapter.head)
+    strategy = job.spec.strategy
+    return blank_projection(last_blocks(adapter.module, layers, strategy.blocks), num_queries, strategy.rank)
+
+
+def _measure(run: Callable[[], Any]) -> tuple[float, float]:
+    """FLOPs, and the seconds of a second run."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    started = time.monotonic()
+    run()
+    return float(counter.get_total_flops()), time.monotonic() - started

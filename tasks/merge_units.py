@@ -1,0 +1,64 @@
+"""Merge the results of many units: a stream of objects in, a memory that queries and top_k decide, not the corpus.
+
+Several units are read at once, and merged by the hundred: what a small one costs is mostly the number of calls, and
+the best rows so far are sorted again only when about as many new ones have come. Merging is associative: neither the
+order of the units nor how they are grouped changes the result.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+
+from finf_core.ratio_histogram import NUM_BINS
+from finf_core.scores import Ints
+from finf_core.spec import RankSpec
+from finf_core.top_k import CANDIDATES, merge_top
+from tasks import storage
+from tasks.bounded_map import bounded_map
+from tasks.unit_result import UnitReceipt, join_unit_results
+
+READERS = 16  # most of their time is spent waiting for the store
+CANDIDATES_AHEAD = 65_536  # in units that are being read or wait for their merge
+GROUP_UNITS, GROUP_BYTES = 256, 16 << 20  # one of them full: merge the group
+
+
+@dataclass(frozen=True)
+class MergedUnits:
+    best: pa.Table  # `CANDIDATES`, as `merge_top` orders them
+    counts_QK: Ints  # (Q, K) histogram counts of all rows
+    receipt: UnitReceipt  # of all units together; `seconds` of all actors
+    num_skipped: int  # `receipt.skipped` names the first of them only
+
+
+def merge_units(uris: Iterable[str], num_queries: int, rank: RankSpec, max_skipped: int) -> MergedUnits:
+    """Read and merge the objects of `tasks.unit_result.publish_unit`, all of the same queries in the same order.
+
+    Args:
+        uris: a stream; pulled a little ahead of the merging.
+        max_skipped: skipped rows to name; all are counted.
+    """
+    nothing = UnitReceipt(0, 0, 0, 0.0)
+    merged = MergedUnits(CANDIDATES.empty_table(), np.zeros((num_queries, NUM_BINS + 2), np.int64), nothing, 0)
+    num_ahead = min(GROUP_UNITS, max(2, CANDIDATES_AHEAD // (num_queries * rank.top_k)))
+    group: list[pa.Table] = []
+    group_bytes = 0
+    for unit in bounded_map(storage.read_table, uris, min(READERS, num_ahead), num_ahead):
+        group.append(unit)
+        group_bytes += unit.nbytes
+        if len(group) == GROUP_UNITS or group_bytes > max(GROUP_BYTES, merged.best.nbytes):
+            merged, group, group_bytes = _merge_group(merged, group, rank, max_skipped), [], 0
+    return _merge_group(merged, group, rank, max_skipped) if group else merged
+
+
+def _merge_group(merged: MergedUnits, group: Sequence[pa.Table], rank: RankSpec, max_skipped: int) -> MergedUnits:
+    found = join_unit_results(group)
+    receipts = [merged.receipt, *found.receipts]
+    total = UnitReceipt.total(receipts, sum(receipt.seconds for receipt in receipts))
+    return MergedUnits(
+        best=merge_top([merged.best, found.candidates], rank.top_k, rank.by),
+        counts_QK=merged.counts_QK + found.counts_QK,
+        receipt=replace(total, skipped=total.skipped[:max_skipped]),
+        num_skipped=merged.num_skipped + sum(len(receipt.skipped) for receipt in found.receipts),
+    )

@@ -1,0 +1,101 @@
+"""Score single queries on the rows that a first pass kept for them: the same numbers as `every_query` gives these rows.
+
+On the actor. What the rows cost the base model is known from the first pass; where its cache is lost, it is taken anew.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from finf_core.losses import IGNORE_INDEX
+from finf_core.ranking import rank_rows
+from finf_core.scores import Floats, Others
+from finf_core.scoring import BaseNats, score_rows
+from finf_core.top_k import CANDIDATES, merge_top
+from finf_core.updates import MirroredUpdate
+from finf_core.windows import Window
+from tasks import storage
+from tasks.base_losses import arithmetic, read_base
+from tasks.bundles import SECONDS_KEY, Bundle, Line, bundle_uri, read_candidates
+from tasks.candidates import candidates_table
+from tasks.checkpoint import LoadedModel
+from tasks.corpus import CorpusRow, Unit, read_unit
+from tasks.encode import encode_corpus_rows
+from tasks.job import ScanJob
+from tasks.keep_rows import Place, unit_of_line
+from tasks.queries import queries_from_table
+from tasks.update_store import UpdateReader
+
+
+class KeptRow(NamedTuple):
+    row: CorpusRow
+    windows: list[Window]
+    base_nats_N: Floats | None  # of its targets, where they are known
+
+
+def rescore_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: UpdateReader) -> None:
+    """Score each query of the bundle on its rows and publish the best of them as one object."""
+    started, rank = time.monotonic(), job.spec.rank
+    lines_of = read_candidates(job, bundle.query_ids)
+    rows = _read_rows(model, job, [line for lines in lines_of.values() for line in lines])
+    digests = {query.query_id: query.digest for query in queries_from_table(storage.read_table(job.queries_uri))}
+    tables = [
+        _score_query(model, job, query_id, lines, rows, updates.read(digests[query_id]))
+        for query_id, lines in lines_of.items()
+    ]
+    best = merge_top([CANDIDATES.empty_table(), *tables], rank.top_k, rank.by)
+    seconds = str(time.monotonic() - started).encode()
+    storage.publish_table(bundle_uri(job, bundle), best.replace_schema_metadata({SECONDS_KEY: seconds}))
+
+
+def _score_query(
+    model: LoadedModel,
+    job: ScanJob,
+    query_id: str,
+    lines: Sequence[Line],
+    rows: Mapping[Place, KeptRow],
+    update: MirroredUpdate,
+) -> pa.Table:
+    kept = [rows[line["shard"], line["row"]] for line in lines]
+    windows = [row.windows for row in kept]
+    losses = score_rows(model.adapter, windows, [update], model.batch_tokens, base=_known_base(kept))
+    others = Others(*(_column(lines, name) for name in ("others_mean", "others_spread")))
+    moved_Q, num_targets_Q = np.array([update.moved_nats]), np.array([update.num_targets])
+    ranked = rank_rows(losses, moved_Q, num_targets_Q, job.update.direction, job.spec.rank, others)
+    shards = [line["shard"] for line in lines]
+    return candidates_table(shards, [row.row for row in kept], ranked, [query_id], model.tokenizer)
+
+
+def _known_base(kept: Sequence[KeptRow]) -> BaseNats | None:
+    """The rows' base losses; None where one of them is not known, or does not fit its windows."""
+    nats = [row.base_nats_N for row in kept if row.base_nats_N is not None]
+    num_targets_E = [int((window.labels != IGNORE_INDEX).sum()) for row in kept for window in row.windows]
+    if len(nats) < len(kept) or sum(map(len, nats)) != sum(num_targets_E):
+        return None
+    return BaseNats(np.concatenate(nats), np.array(num_targets_E, dtype=np.int64))
+
+
+def _column(lines: Sequence[Line], name: str) -> Floats:
+    """(R, 1); NaN where nothing is known."""
+    return np.array([[np.nan if line[name] is None else line[name]] for line in lines], dtype=np.float64)
+
+
+def _read_rows(model: LoadedModel, job: ScanJob, lines: Sequence[Line]) -> dict[Place, KeptRow]:
+    """The rows of these lines, each unit read once."""
+    wanted: dict[Unit, set[int]] = defaultdict(set)
+    for line in lines:
+        wanted[unit_of_line(line)].add(line["row"])
+    rows: dict[Place, KeptRow] = {}
+    for unit, numbers in wanted.items():
+        found = [row for group in read_unit(unit, job.spec.corpus) for row in group if row.row in numbers]
+        windows = encode_corpus_rows(model, job.spec.model, found, unit.shard)
+        one_pass = job.first_pass.kind == "one_pass"
+        base = read_base(job.base_uri(unit, model.batch_tokens, arithmetic(with_gradients=one_pass)))
+        for row, each in zip(found, windows, strict=True):
+            nats_N = None if base is None else base.of_row(row.row)
+            rows[unit.shard, row.row] = KeptRow(row, each, nats_N)
+    return rows

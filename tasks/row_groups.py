@@ -1,0 +1,70 @@
+"""A unit's row groups as the model wants them, read and tokenised ahead of it."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from finf_core.ranking import RankedRows
+from finf_core.scoring import BaseNats
+from finf_core.windows import TokenIds, Window
+from tasks.bad_rows import Skipped, sort_out_bad_rows
+from tasks.base_losses import BaseEntry
+from tasks.checkpoint import LoadedModel
+from tasks.corpus import CorpusRow, Unit, read_unit
+from tasks.encode import token_ids_of, windows_of
+from tasks.job import ScanJob
+
+GROUPS_AHEAD = 2  # row groups that wait, ready, while one is scored
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """The rows of one row group; `good` ones, which can be scored, with their windows."""
+
+    num_rows: int
+    good: list[CorpusRow]
+    skipped: list[Skipped]
+    token_ids: list[TokenIds]
+    windows: list[list[Window]]
+    base: BaseNats | None  # where it is cached
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(len(window) for row in self.windows for window in row)
+
+    def base_entry(self, ranked: RankedRows, with_tokens: bool) -> BaseEntry | None:
+        """What to keep for other runs of the base pass that was made (or not) to rank the good rows."""
+        if ranked.base is None:
+            return None
+        rows = np.array([row.row for row in self.good], dtype=np.int64)
+        return BaseEntry(rows, ranked.num_targets_R, ranked.base.nats_N, self.token_ids if with_tokens else None)
+
+
+def prepare_row_groups(
+    model: LoadedModel, job: ScanJob, unit: Unit, cached: BaseEntry | None = None
+) -> Generator[RowGroup, None, None]:
+    """Each row group of a unit, sorted out and cut into windows; to be run by `tasks.read_ahead`.
+
+    Raises:
+        InputError: a bad row where the config says to stop at one, or a token id outside the vocabulary.
+    """
+    for rows in read_unit(unit, job.spec.corpus):
+        good, skipped = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
+        entry = None if cached is None else cached.of_rows(good)
+        ids, windows, base = _encode(model, job, good, unit.shard, entry)
+        yield RowGroup(len(rows), good, skipped, ids, windows, base)
+
+
+def _encode(
+    model: LoadedModel, job: ScanJob, good: Sequence[CorpusRow], shard: str, entry: BaseEntry | None
+) -> tuple[list[TokenIds], list[list[Window]], BaseNats | None]:
+    """Token ids, windows and base losses, as far as the cache holds them; an entry that does not fit is not used."""
+    ids = None if entry is None else entry.token_ids
+    if ids is None:
+        ids = token_ids_of(model, good, shard)
+    windows = [windows_of(model, job.spec.model, each) for each in ids]
+    base = None if entry is None else entry.as_base(windows)
+    if entry is not None and base is None:
+        return _encode(model, job, good, shard, None)
+    return ids, windows, base
