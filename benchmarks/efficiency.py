@@ -3,7 +3,7 @@
 The scan reads text from a real S3 server on loopback and writes its results there; every query is scored on every
 row. Counted is its stage "score shards": from the first unit handed out to the last result stored. Start-up (Ray,
 model, curvature, updates) is reported apart. The loop (`benchmarks.bare_loop`) holds the same rows as ready batches
-in memory and runs as many forward passes, in as many processes of as many threads and at the same priority.
+in memory and runs as many forward passes, in as many processes of as many threads.
 Both take turns, and each scan is compared with the mean of the loop before and after it.
 
 python -m benchmarks.efficiency [--folder FOLDER] [--copies N] [--rounds N] [--json]
@@ -28,7 +28,6 @@ from tasks import storage
 from tasks.filesystems import locate
 
 SIZE = DemoSize(num_verbatim=40, num_renamed=60, num_clean=64)
-RAY_NICENESS = 15  # of Ray's own workers; the loop takes the same
 BUCKET = "s3://efficiency"
 CONFIG = """\
 name = "efficiency"
@@ -51,7 +50,7 @@ curvature_rows = 128
 def measure(folder: Path, copies: int, rounds: int, num_queries: int, num_processes: int) -> dict[str, Any]:
     prepare_demo(folder, SIZE)
     num_threads = max(1, len(os.sched_getaffinity(0)) // num_processes)
-    loop = BareLoop(folder / "model", folder / "corpus", num_processes, num_threads, RAY_NICENESS)
+    loop = BareLoop(folder / "model", folder / "corpus", num_processes, num_threads)
     with _s3_corpus(folder, copies), loop:
         config = folder / "efficiency.toml"
         config.write_text(CONFIG.format(model=folder / "model", bucket=BUCKET, num_queries=num_queries))
@@ -143,7 +142,9 @@ def _say(line: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", type=Path, default=Path("efficiency-run"), help="where inputs and model go")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("benchmark-runs/efficiency"), help="where inputs and model go"
+    )
     parser.add_argument("--copies", type=int, default=2, help="of the demo's corpus")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--queries", type=int, default=16)

@@ -28,7 +28,6 @@ from finf_core.scoring import score_rows
 from finf_core.spec import RankSpec, ScanSpec, StrategySpec, UpdateSpec
 from finf_core.updates import mirrored_update
 from flows.demo import DemoSize, prepare_demo
-
 from flows.environment import set_environment
 from tasks.aggregate import aggregate
 from tasks.bundles import read_candidates, rescore

@@ -6,6 +6,7 @@
 | `grouped` | the base model and one mirrored model for each group of queries | the best rows of its groups |
 | `one_pass` | forward and backward once, for all queries (`finf_core.adjoint`) | its best rows |
 
+Where only the last blocks move, a query's own passes are of these blocks alone (`finf_core.trunk`).
 Costs are forward passes of the base model over the whole corpus, counted in FLOPs. What the first pass keeps, and so
 what is found, is measured in docs/PERFORMANCE.md: groups lose reworded copies, and are never chosen unasked.
 Name suffixes: Q queries.
@@ -18,9 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from finf_core.errors import InputError
-from finf_core.spec import Difference, StrategyKind, StrategySpec
+from finf_core.spec import StrategyKind, StrategySpec
 
-MIRRORED_PASSES = {"forward": 1.0, "central": 2.0, "jvp": 2.0}  # of one query; finf_core.differences
 LISTS = 2  # a first pass keeps the best rows by two orders: rank.by, and the best block or span
 
 Q = TypeVar("Q")
@@ -32,7 +32,9 @@ class Counts:
 
     num_rows: int
     num_queries: int
-    difference: Difference
+    per_query_equivalents: (
+        float  # mirrored passes of one query, over a forward pass: 1, 2 for some differences, or less
+    )
     one_pass_equivalents: float | None  # a forward and backward pass with all queries, over a forward pass
     no_one_pass: str = ""  # why there is none
 
@@ -65,7 +67,7 @@ class Strategy:
 
 def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ...]:
     """Of every strategy that this update allows."""
-    per_query = MIRRORED_PASSES[counts.difference]
+    per_query = counts.per_query_equivalents
     kept_share = min(1.0, LISTS * spec.rescored_rows / counts.num_rows)
     rescored = kept_share * counts.num_queries * per_query  # what rows cost the base model is known by then
     num_groups = math.ceil(counts.num_queries / spec.group_size) * spec.num_groupings

@@ -2,12 +2,14 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
+import torch
 from pydantic import TypeAdapter
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from finf_core.adjoint import row_changes
@@ -18,6 +20,7 @@ from finf_core.projection import Projection, blank_projection, last_blocks, proj
 from finf_core.scoring import score_rows
 from finf_core.spec import Difference
 from finf_core.strategy import Counts, Strategy, choose_strategy
+from finf_core.updates import MirroredUpdate
 from finf_core.windows import Window
 from tasks import storage
 from tasks.actor_pool import ActorPool
@@ -31,6 +34,8 @@ from tasks.score_shards import planned_units
 
 SAMPLE_ROWS = 128
 
+Rows = Sequence[Sequence[Window]]
+
 
 @dataclass(frozen=True)
 class PassCosts:
@@ -40,6 +45,7 @@ class PassCosts:
     num_tokens: int
     forward_flops: float
     forward_seconds: float
+    per_query_flops: float
     one_pass_flops: float | None = None  # None: this update or model does not allow it
     one_pass_seconds: float | None = None
     no_one_pass: str = ""  # why
@@ -60,7 +66,7 @@ def choose_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> Strategy:
     num_queries = len(queries_from_table(storage.read_table(job.queries_uri)))
     costs = measure_passes(model, job, [unit], num_queries)
     num_rows = sum(unit.num_rows for unit in planned_units(job))
-    strategy = choose_strategy(job.spec.strategy, counts_of(job, costs, num_rows, num_queries))
+    strategy = choose_strategy(job.spec.strategy, counts_of(costs, num_rows, num_queries))
     storage.publish_bytes(job.strategy_uri, json.dumps(asdict(strategy)).encode())
     return strategy
 
@@ -69,18 +75,20 @@ def read_strategy(job: ScanJob) -> Strategy:
     return TypeAdapter(Strategy).validate_json(storage.read_bytes(job.strategy_uri))
 
 
-def counts_of(job: ScanJob, costs: PassCosts, num_rows: int, num_queries: int) -> Counts:
-    difference: Difference = "forward" if job.update.difference == "auto" else job.update.difference
-    return Counts(num_rows, num_queries, difference, costs.one_pass_equivalents, costs.no_one_pass)
+def counts_of(costs: PassCosts, num_rows: int, num_queries: int) -> Counts:
+    per_query = costs.per_query_flops / costs.forward_flops
+    return Counts(num_rows, num_queries, per_query, costs.one_pass_equivalents, costs.no_one_pass)
 
 
 def measure_passes(model: LoadedModel, job: ScanJob, units: Sequence[Unit], num_queries: int) -> PassCosts:
     """FLOPs (counted) and seconds of a forward pass, and of a pass for all queries at once, over some rows of each."""
     windows = [row for unit in units for row in _first_rows(model, job, unit, SAMPLE_ROWS // len(units))]
-    forward = _measure(lambda: score_rows(model.adapter, windows, [], model.batch_tokens))
-    costs = PassCosts(len(windows), sum(len(window) for row in windows for window in row), *forward)
+    moving = _moving(model, job)
+    num_tokens = sum(len(window) for row in windows for window in row)
+    flops, seconds = _measure(lambda: score_rows(model.adapter, windows, [], model.batch_tokens))
+    costs = PassCosts(len(windows), num_tokens, flops, seconds, _per_query_flops(model, job, windows, moving))
     try:
-        projection = _blank(model, job, num_queries)
+        projection = _blank(model, job, moving, num_queries)
         one_pass = _measure(lambda: row_changes(model.adapter, windows, projection, model.batch_tokens))
     except InputError as error:
         return replace(costs, no_one_pass=str(error))
@@ -109,21 +117,43 @@ def describe_strategy(strategy: Strategy, num_queries: int) -> str:
     )
 
 
-def _blank(model: LoadedModel, job: ScanJob, num_queries: int) -> Projection:
+def _moving(model: LoadedModel, job: ScanJob) -> dict[str, nn.Parameter]:
+    """What an update of this kind moves."""
     update, adapter = job.spec.update, model.adapter
     moving = moving_parameters(adapter.module, update.moves)
-    if update.kind in ("kfac", "ekfac"):
-        names = factored_layers(adapter.module, moving, adapter.head, update.embeddings)
-        moving = {key: parameter for key, parameter in moving.items() if key.rpartition(".")[0] in names}
+    if update.kind not in ("kfac", "ekfac"):
+        return moving
+    layers = factored_layers(adapter.module, moving, adapter.head, update.embeddings)
+    return {name: parameter for name, parameter in moving.items() if name.rpartition(".")[0] in layers}
+
+
+def _per_query_flops(model: LoadedModel, job: ScanJob, windows: Rows, moving: Mapping[str, nn.Parameter]) -> float:
+    """What a second query adds: the first one may find the trunk not yet run."""
+    still = {name: torch.zeros(1).expand(parameter.shape) for name, parameter in moving.items()}
+    difference: Difference = "forward" if job.update.difference == "auto" else job.update.difference
+    update = MirroredUpdate(still, job.update.direction, difference, 0.0, 1, 1.0, 0.0)
+
+    def flops(num_queries: int) -> float:
+        return _count(lambda: score_rows(model.adapter, windows, [update] * num_queries, model.batch_tokens))
+
+    return flops(2) - flops(1)
+
+
+def _blank(model: LoadedModel, job: ScanJob, moving: Mapping[str, nn.Parameter], num_queries: int) -> Projection:
+    adapter, strategy = model.adapter, job.spec.strategy
     layers = projectable_layers(adapter.module, moving, adapter.head)
-    strategy = job.spec.strategy
     return blank_projection(last_blocks(adapter.module, layers, strategy.blocks), num_queries, strategy.rank)
 
 
 def _measure(run: Callable[[], Any]) -> tuple[float, float]:
     """FLOPs, and the seconds of a second run."""
-    with FlopCounterMode(display=False) as counter:
-        run()
+    flops = _count(run)
     started = time.monotonic()
     run()
-    return float(counter.get_total_flops()), time.monotonic() - started
+    return flops, time.monotonic() - started
+
+
+def _count(run: Callable[[], Any]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())

@@ -53,7 +53,7 @@ def plan_scan(spec: ScanSpec, options: RunOptions, price_per_hour: float | None 
     sample = random.Random(SAMPLE_SEED).sample(units, min(SAMPLE_UNITS, len(units)))
     costs = measure_passes(model, inputs.job, sample, len(inputs.queries))
     num_rows = sum(shard.num_rows for shard in inputs.shards)
-    strategy = choose_strategy(spec.strategy, counts_of(inputs.job, costs, num_rows, len(inputs.queries)))
+    strategy = choose_strategy(spec.strategy, counts_of(costs, num_rows, len(inputs.queries)))
     scale = num_rows / costs.num_rows
     num_bytes = sum(shard.size_bytes for shard in inputs.shards)
     return Plan(

@@ -108,6 +108,16 @@ def test_many_queries_take_one_pass_by_themselves_and_few_do_not(spec: ScanSpec,
     assert read_strategy(run(few, tmp_path)).kind == "every_query"
 
 
+def test_queries_that_move_the_last_block_cost_less_than_a_pass_each(spec: ScanSpec, tmp_path: Path) -> None:
+    first_passes = []
+    for moves in ("all", "last:1"):
+        update = dataclasses.replace(spec.update, moves=moves)
+        job = run(dataclasses.replace(spec, update=update), tmp_path / moves, kind="every_query")
+        first_passes.append(next(cost.first_pass for cost in read_strategy(job).costs if cost.kind == "every_query"))
+    assert first_passes[0] == pytest.approx(1 + NUM_QUERIES)
+    assert 1 + 0.2 * NUM_QUERIES < first_passes[1] < 1 + 0.9 * NUM_QUERIES  # one of two blocks, and the head
+
+
 def test_an_update_that_moves_all_parameters_is_scored_on_every_row(spec: ScanSpec, tmp_path: Path) -> None:
     job = resolve_inputs(
         dataclasses.replace(spec, update=dataclasses.replace(spec.update, kind="sgd")),

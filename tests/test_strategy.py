@@ -11,7 +11,7 @@ from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, StrategySpec
 from finf_core.strategy import Counts, Strategy, choose_strategy, group_queries, strategy_costs
 
-HUMANEVAL = Counts(num_rows=1_000_000, num_queries=164, difference="forward", one_pass_equivalents=2.3)
+HUMANEVAL = Counts(num_rows=1_000_000, num_queries=164, per_query_equivalents=1.0, one_pass_equivalents=2.3)
 
 
 def cost(kind: str, spec: StrategySpec, counts: Counts) -> float:
@@ -27,8 +27,11 @@ def test_costs_by_hand() -> None:
     assert cost("grouped", spec, counts) == pytest.approx(1 + 2 * 11 + 2 * kept)
 
 
-def test_central_differences_double_what_a_query_costs() -> None:
-    assert cost("every_query", StrategySpec(), replace(HUMANEVAL, difference="central")) == 329
+def test_a_query_costs_what_its_passes_cost() -> None:
+    assert cost("every_query", StrategySpec(), replace(HUMANEVAL, per_query_equivalents=2.0)) == 329
+    last_block = replace(HUMANEVAL, per_query_equivalents=0.25)
+    assert cost("every_query", StrategySpec(), last_block) == 42
+    assert cost("grouped", StrategySpec(group_size=4), last_block) == pytest.approx(1 + 41 / 4, abs=0.01)
 
 
 def test_no_more_rows_are_scored_again_than_there_are() -> None:
