@@ -88,6 +88,7 @@ class UpdateSpec:
     learning_rate: float | None = None  # a fixed step instead; the paper's released recipe: adam, 5e-3
     steps: int = 1  # the move in several steps, each along the gradient where the last one ended
     moves: str = "all"  # "all", "last:K" (the last K blocks), or a pattern over parameter names
+    rank: int | None = None  # directions kept of each matrix of an update, which is then stored as so many; None: all
     embeddings: bool = False  # kfac, ekfac: token embeddings and an untied head move too
     damping: float | None = None  # relative to the mean eigenvalue of each block; None: finf_core.curvature's rule
     curvature_rows: int = 2048  # rows of the corpus that the curvature is fitted on
@@ -103,6 +104,11 @@ class UpdateSpec:
         _require(self.move_nats > 0, "update.move_nats must be positive")
         _require(self.learning_rate is None or self.learning_rate > 0, "update.learning_rate must be positive")
         _require(self.steps >= 1, "update.steps must be at least 1")
+        _require(self.rank is None or self.rank >= 1, "update.rank must be at least 1")
+        _require(
+            self.rank is None or self.steps == 1,
+            "update.rank goes with one step: several steps add up to more directions",
+        )
         _require(self.damping is None or self.damping > 0, "update.damping must be positive")
         _require(
             self.refine_steps == 0 or (self.refine_steps > 0 and self.kind in ("kfac", "ekfac")),

@@ -18,6 +18,7 @@ from finf_core.curvature import Curvature
 from finf_core.differences import mirrored_nats
 from finf_core.errors import InputError
 from finf_core.gradients import Gradients, summed_gradient
+from finf_core.low_rank import cut_to_rank
 from finf_core.moving import Deltas, moved, moving_parameters
 from finf_core.scores import sign
 from finf_core.spec import WITHOUT_CURVATURE, Difference, Direction, UpdateSpec
@@ -90,7 +91,7 @@ class _Walk:
         with moved(self.adapter.module, self.deltas):
             gradients = summed_gradient(self.adapter, self.batches, self.moving)
         gradients = {name: part / self.num_targets for name, part in gradients.items()}
-        direction = self._direction(gradients)
+        direction = cut_to_rank(self._direction(gradients), self.spec.rank)
         signed = {name: sign(self.spec.direction) * part for name, part in direction.items()}
 
         def nats_moved(step: float) -> float:

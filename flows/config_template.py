@@ -27,6 +27,7 @@ kind = "kfac"                      # or "ekfac", "diagonal", "sgd", "adam" (the 
                                    # learning_rate = 5e-3), "adam_moments" (with optimizer_state = "optimizer.pt")
 move_nats = 0.1                    # how far the query's own loss is moved, in nats per target
 # damping = 0.1                    # of the curvature, relative to its mean eigenvalue
+# rank = 32                        # of a large model: keep so many directions of each matrix of an update
 # steps = 1                        # the same move in several steps
 # difference = "forward"           # or "central", "jvp"; default: the cheapest whose signal stands out from rounding
 # moves = "last:2"                 # "all", the last blocks, or a pattern over parameter names

@@ -37,4 +37,4 @@ def solve_one_update(model: LoadedModel, curvature: Curvature | None, job: ScanJ
         update = mirrored_update(model.adapter, windows, job.update, curvature)
     except InputError as error:
         raise InputError(f"query {query.query_id!r}: {error}") from error
-    publish_update(job.updates_uri, query.digest, update)
+    publish_update(job.updates_uri, query.digest, update, job.update.rank)
