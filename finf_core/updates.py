@@ -85,6 +85,7 @@ class _Walk:
         self.adam = _Adam()
         self.deltas: Gradients = {}
         self.step_size = 0.0
+        self.solved_nats: float | None = None  # what forward differences give for the last step, where it was solved
 
     def take_step(self, number: int) -> None:
         """Step `number` of `spec.steps`; a solved one goes its equal share of the whole move."""
@@ -107,11 +108,11 @@ class _Walk:
             if self.difference != "jvp":  # a derivative is linear in the step: nothing to solve
                 target_nats = whole_nats * number / self.spec.steps
                 least_nats = LEAST_MOVE[self.spec.direction] * target_nats
-                self.step_size = _solve_step(nats_moved, self.step_size, target_nats, least_nats)
+                self.step_size, self.solved_nats = _solve_step(nats_moved, self.step_size, target_nats, least_nats)
         self.deltas = _add(self.deltas, signed, self.step_size)
 
     def result(self) -> MirroredUpdate:
-        reached = self._nats_moved()
+        reached = self._nats_moved() if self.solved_nats is None or self.difference != "forward" else self.solved_nats
         if not reached > 0:
             raise InputError(
                 f"the step moves the query's loss by {reached:.3g} nats per target, the wrong way or not at all"
@@ -179,7 +180,7 @@ def _slope(gradients: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> 
 
 def _solve_step(
     nats_moved: Callable[[float], float], first_step: float, target_nats: float, least_nats: float
-) -> float:
+) -> tuple[float, float]:
     """Go on until the target is passed, then close in; a loss that is not finite was a step too far.
 
     The loss is nearly linear in a short step, so every trial is where the line through the last two bounds meets the
@@ -187,6 +188,9 @@ def _solve_step(
 
     Where no step comes within `MOVE_TOLERANCE` (a loss that cannot fall so far, weights so coarse that
     it moves in jumps), the trial that came nearest is taken: every score is divided by what was really moved.
+
+    Returns:
+        The step, and the nats that it moves.
 
     Raises:
         InputError: no trial moved the loss by `least_nats`.
@@ -197,7 +201,7 @@ def _solve_step(
     for _ in range(MAX_TRIALS):
         reached = nats_moved(step)
         if abs(reached - target_nats) <= MOVE_TOLERANCE * target_nats:
-            return step
+            return step, reached
         if math.isfinite(reached) and reached >= least_nats:
             trials.append((step, reached))
         if 0 <= reached < target_nats:  # below 0 the step went past the best there is
@@ -211,4 +215,4 @@ def _solve_step(
             step = low + (high - low) * min(LARGEST_SHARE, max(1 - LARGEST_SHARE, share))
     if not trials:
         raise InputError(f"no step moves the query's loss by {target_nats:.3g} nats per target; see update.move_nats")
-    return min(trials, key=lambda trial: abs(trial[1] - target_nats))[0]
+    return min(trials, key=lambda trial: abs(trial[1] - target_nats))
