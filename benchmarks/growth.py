@@ -47,7 +47,7 @@ from tasks.demo.train import TrainSettings, train_model
 from tasks.job import ScanJob
 from tasks.options import RunOptions
 from tasks.progress import Meter
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import pending_units, score_shards
 from tasks.unit_result import UnitReceipt, publish_unit
@@ -88,7 +88,7 @@ class ReadyScorer:
 
     def __init__(self, job: ScanJob) -> None:
         self.job = job
-        self.query_ids = [query.query_id for query in queries_from_table(storage.read_table(job.queries_uri))]
+        self.query_ids = [query.query_id for query in read_queries(job.queries_uri)]
 
     def ping(self) -> str:
         return "ready"
@@ -300,7 +300,7 @@ def write_many_shards(folder: Path, num_shards: int) -> ScanSpec:
 def publish_updates(job: ScanJob) -> None:
     """The numbers of the updates, which the verdicts want."""
     update = MirroredUpdate({}, "ascent", "forward", base_nats=100.0, num_targets=50, moved_nats=0.1, step_size=1.0)
-    for query in queries_from_table(storage.read_table(job.queries_uri)):
+    for query in read_queries(job.queries_uri):
         publish_update(job.updates_uri, query.digest, update)
 
 

@@ -30,7 +30,7 @@ from finf_core.recording import Recorder, recording
 from finf_core.scores import Floats, Ints
 from finf_core.scoring import BaseNats
 
-BLOCK_POSITIONS = 64  # the change of a row is also taken over blocks of about this many: a copy may be a small part
+BLOCK_POSITIONS = 64  # the change of a row is also taken over blocks of so many: a copy may be a small part of a row
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class RowChanges:
     num_targets_R: Ints
     base: BaseNats  # comes with the pass
     change_RQ: Floats
-    block_change_RQ: Floats  # the largest change that arises in one block of consecutive positions
-    block_positions_R: Ints  # how many positions a block of this row has
+    block_change_RQ: Floats  # the largest change that arises in one block of consecutive positions; 0 if all are less
+    block_positions_R: Ints  # of the largest block of this row
 
     @property
     def base_nats_R(self) -> Floats:
@@ -66,15 +66,14 @@ def row_changes(
     examples = [example for row in rows for example in row]
     change_RQ = np.zeros((len(rows), projection.num_queries))
     block_change_RQ = np.zeros_like(change_RQ)
-    block_positions_R = np.ones(len(rows), dtype=np.int64)
+    longest_R = np.array([max(map(len, row), default=1) for row in rows], dtype=np.int64)
     nats_of_example: list[Floats] = [np.zeros(0)] * len(examples)
     engine = _Engine(adapter, projection)
     for indices in plan_batches([len(example) for example in examples], batch_tokens):
-        loss, change_BPQ, block_positions = engine.run([examples[index] for index in indices])
+        loss, change_BPQ = engine.run([examples[index] for index in indices])
         rows_B = row_of_example[indices]
         np.add.at(change_RQ, rows_B, change_BPQ.sum(axis=1))
         np.maximum.at(block_change_RQ, rows_B, change_BPQ.max(axis=1))
-        np.maximum.at(block_positions_R, rows_B, block_positions)
         ends = np.cumsum(loss.num_targets.cpu().numpy())
         for index, piece in zip(indices, np.split(target_nats(loss).detach().cpu().numpy(), ends[:-1]), strict=True):
             nats_of_example[index] = piece
@@ -84,7 +83,7 @@ def row_changes(
         base=BaseNats(np.concatenate([np.zeros(0), *nats_of_example]), num_targets_E),
         change_RQ=change_RQ,
         block_change_RQ=block_change_RQ,
-        block_positions_R=block_positions_R,
+        block_positions_R=np.minimum(longest_R, BLOCK_POSITIONS),
     )
 
 
@@ -94,10 +93,11 @@ class _Engine:
     def __init__(self, adapter: Adapter, projection: Projection) -> None:
         self.adapter = adapter
         self.layers = {name: adapter.module.get_submodule(name) for name in projection.layers}
+        self.num_queries = projection.num_queries
         self.parts = {name: _placed(projection.layers[name], layer) for name, layer in self.layers.items()}
 
-    def run(self, examples: Sequence[Any]) -> tuple[ExampleLoss, Floats, int]:
-        """Loss, changes (B, P, Q) and the positions in a block, of one batch."""
+    def run(self, examples: Sequence[Any]) -> tuple[ExampleLoss, Floats]:
+        """Loss and changes (B, P, Q) of one batch."""
         batch = self.adapter.collate(examples)
         longest = max(len(example) for example in examples)
         blocks = _Blocks(len(examples), longest)
@@ -107,10 +107,10 @@ class _Engine:
             nats = loss.sum_nats.sum()
             if nats.requires_grad:
                 nats.backward()
-        num_queries = next(iter(self.parts.values())).cores_QKJ.shape[0]
-        change_BPQ = torch.zeros(1) if blocks.change_SQ is None else blocks.change_SQ.double().cpu()
-        shape = (len(examples), blocks.num_blocks, num_queries)
-        return loss, change_BPQ.expand(math.prod(shape[:2]), num_queries).reshape(shape).numpy(), blocks.num_positions
+        shape = (len(examples), blocks.num_blocks, self.num_queries)
+        if blocks.change_SQ is None:  # nothing to predict in this batch
+            return loss, np.zeros(shape)
+        return loss, blocks.change_SQ.double().cpu().numpy().reshape(shape)
 
 
 class _Blocks:
@@ -122,8 +122,8 @@ class _Blocks:
     def __init__(self, num_examples: int, num_positions: int) -> None:
         self.num_examples = num_examples
         self.longest = num_positions
-        self.num_blocks = max(1, num_positions // BLOCK_POSITIONS)
-        self.num_positions = math.ceil(num_positions / self.num_blocks)
+        self.num_blocks = math.ceil(num_positions / BLOCK_POSITIONS)
+        self.num_positions = min(num_positions, BLOCK_POSITIONS)
         self.change_SQ: Tensor | None = None
 
     def recorder(self, name: str, part: LayerProjection) -> Recorder:

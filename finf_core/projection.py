@@ -141,9 +141,10 @@ def _basis(outputs_OO: Tensor, inputs_II: Tensor, rank: int) -> tuple[Tensor, Te
 
 def _matrix(name: str, layer: nn.Module, deltas: Deltas) -> Tensor:
     """A layer's delta as (O, I), the bias' as its last column."""
-    delta_OI = wide(weight_matrix(layer, deltas[parameter_name(name, "weight")]))
+    device = layer.get_parameter("weight").device
+    delta_OI = wide(weight_matrix(layer, deltas[parameter_name(name, "weight")])).to(device)
     if not has_bias(layer):
         return delta_OI
     bias = deltas.get(parameter_name(name, "bias"))
-    bias_O = delta_OI.new_zeros(len(delta_OI)) if bias is None else wide(bias)
+    bias_O = delta_OI.new_zeros(len(delta_OI)) if bias is None else wide(bias).to(device)
     return torch.cat([delta_OI, bias_O[:, None]], dim=1)

@@ -3,7 +3,7 @@
 Name suffixes: R rows, Q queries, K histogram bins.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from finf_core.top_k import top_rows
 class RankedRows:
     """Scores of a block of rows; a row with a loss that is not finite has NaN for that query and never ranks."""
 
+    base: BaseNats
     base_nats_R: Floats
     num_targets_R: Ints
     score_RQ: Floats  # nats
@@ -28,7 +29,6 @@ class RankedRows:
     control_z_RQ: Floats
     kept: list[Ints]  # per query: indices of the rows to keep
     counts_QK: Ints  # histogram of mirror ratios
-    base: BaseNats | None = None  # where a base pass of its own was made
 
     @property
     def not_finite(self) -> Ints:
@@ -53,8 +53,7 @@ def rank_rows(
     score_RQ = influence_score(losses.base_nats_R[:, None], losses.mirrored_nats_RQ, direction)
     mirror_RQ = mirror_ratio(losses.span_nats_RQ, num_query_targets_Q, moved_Q)
     row_RQ = row_ratio(score_RQ, losses.num_targets_R, moved_Q)
-    ranked = _rank(losses.base_nats_R, losses.num_targets_R, score_RQ, mirror_RQ, row_RQ, rank, others)
-    return replace(ranked, base=losses.base)
+    return _rank(losses, score_RQ, mirror_RQ, row_RQ, rank, others)
 
 
 def rank_changes(changes: RowChanges, moved_Q: Floats, num_query_targets_Q: Ints, rank: RankSpec) -> RankedRows:
@@ -69,13 +68,11 @@ def rank_changes(changes: RowChanges, moved_Q: Floats, num_query_targets_Q: Ints
     row_RQ = row_ratio(changes.change_RQ, changes.num_targets_R, moved_Q)
     targets_RQ = np.minimum(changes.block_positions_R[:, None], num_query_targets_Q)
     block_RQ = changes.block_change_RQ / (targets_RQ * moved_Q)
-    ranked = _rank(changes.base_nats_R, changes.num_targets_R, changes.change_RQ, block_RQ, row_RQ, rank, None)
-    return replace(ranked, base=changes.base)
+    return _rank(changes, changes.change_RQ, block_RQ, row_RQ, rank, None)
 
 
 def _rank(
-    base_nats_R: Floats,
-    num_targets_R: Ints,
+    rows: RowLosses | RowChanges,
     score_RQ: Floats,
     mirror_RQ: Floats,
     row_RQ: Floats,
@@ -91,5 +88,15 @@ def _rank(
         np.union1d(top_rows(by_R, rank.top_k), top_rows(mirror_R, rank.top_k))
         for by_R, mirror_R in zip(by_RQ.T, mirror_RQ.T, strict=True)
     ]
-    counts_QK = count_ratios(mirror_RQ)
-    return RankedRows(base_nats_R, num_targets_R, score_RQ, mirror_RQ, row_RQ, others, z_RQ, kept, counts_QK)
+    return RankedRows(
+        rows.base,
+        rows.base_nats_R,
+        rows.num_targets_R,
+        score_RQ,
+        mirror_RQ,
+        row_RQ,
+        others,
+        z_RQ,
+        kept,
+        count_ratios(mirror_RQ),
+    )

@@ -128,16 +128,16 @@ class StrategySpec:
     """How the corpus meets the queries; what each kind is and costs: `finf_core.strategy`."""
 
     kind: StrategyKind | Literal["auto"] = "auto"
-    rescored_rows: int = 20  # grouped, one_pass: rows that the first pass keeps for each query (and list) to be scored
+    rescored_rows: int | None = None  # rows that a first pass keeps for each query, by each of two orders; None: a rule
     rank: int = 64  # one_pass: directions of the updates that are kept on each side of a layer
     blocks: int | None = None  # one_pass: the last blocks that the first pass looks at; None: a third of them
     group_size: int = 4  # grouped: queries that share one update in the first pass
     num_groupings: int = 1  # grouped: how often, each time in other groups
 
     def __post_init__(self) -> None:
-        for name in ("rescored_rows", "rank", "group_size", "num_groupings"):
-            _require(getattr(self, name) >= 1, f"strategy.{name} must be at least 1")
-        _require(self.blocks is None or self.blocks >= 1, "strategy.blocks must be at least 1")
+        for name in ("rescored_rows", "rank", "blocks", "group_size", "num_groupings"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, f"strategy.{name} must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,8 @@ from typing import TypeVar
 from finf_core.errors import InputError
 from finf_core.spec import StrategyKind, StrategySpec
 
+ROWS_OF_ONE_PASS = 3  # lists that overlap a little, of rows that are longer than most
+WORTH_IT = 0.5  # of the cost of every query on every row
 LISTS = 2  # a first pass keeps the best rows by two orders: rank.by, and the best block or span
 
 Q = TypeVar("Q")
@@ -32,6 +34,7 @@ class Counts:
 
     num_rows: int
     num_queries: int
+    rows_per_query: int  # kept by each of the first pass' two orders
     per_query_equivalents: (
         float  # mirrored passes of one query, over a forward pass: 1, 2 for some differences, or less
     )
@@ -68,7 +71,7 @@ class Strategy:
 def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ...]:
     """Of every strategy that this update allows."""
     per_query = counts.per_query_equivalents
-    kept_share = min(1.0, LISTS * spec.rescored_rows / counts.num_rows)
+    kept_share = min(1.0, LISTS * counts.rows_per_query / counts.num_rows)
     rescored = kept_share * counts.num_queries * per_query  # what rows cost the base model is known by then
     num_groups = math.ceil(counts.num_queries / spec.group_size) * spec.num_groupings
     costs = [
@@ -80,12 +83,25 @@ def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ..
     return tuple(costs)
 
 
+def rows_to_keep(spec: StrategySpec, top_k: int, num_rows: int, num_queries: int) -> int:
+    """How many rows the first pass keeps for each query, by each of its orders: as asked for, or as many as are listed,
+    or as many as cost about one forward pass over the corpus to score, whichever is more.
+
+    To the nearest power of two, so that a corpus that grows a little keeps as many, and its finished units stay valid.
+    """
+    if spec.rescored_rows is not None:
+        return spec.rescored_rows
+    affordable = num_rows / (ROWS_OF_ONE_PASS * num_queries)
+    return max(top_k, 2 ** round(math.log2(affordable)) if affordable > 1 else 1)
+
+
 def choose_strategy(spec: StrategySpec, counts: Counts) -> Strategy:
-    """The one that was asked for, or the cheaper of `every_query` and `one_pass`.
+    """The one that was asked for; else `every_query`, unless `one_pass` costs less than half: it may lose a row.
 
     Raises:
         InputError: `one_pass` was asked for and this update or model does not allow it.
     """
+    spec = replace(spec, rescored_rows=counts.rows_per_query)
     costs = strategy_costs(spec, counts)
     cost_of = {cost.kind: cost.forward_equivalents for cost in costs}
     if spec.kind == "one_pass" and "one_pass" not in cost_of:
@@ -94,8 +110,9 @@ def choose_strategy(spec: StrategySpec, counts: Counts) -> Strategy:
         return Strategy(spec, costs, "asked for")
     if "one_pass" not in cost_of:
         return Strategy(replace(spec, kind="every_query"), costs, f"no single pass: {counts.no_one_pass}")
-    kind: StrategyKind = "one_pass" if cost_of["one_pass"] < cost_of["every_query"] else "every_query"
-    return Strategy(replace(spec, kind=kind), costs, "cheapest that loses no reworded copies")
+    if cost_of["one_pass"] < WORTH_IT * cost_of["every_query"]:
+        return Strategy(replace(spec, kind="one_pass"), costs, "less than half the cost of every_query")
+    return Strategy(replace(spec, kind="every_query"), costs, "one_pass would not halve the cost")
 
 
 def group_queries(queries: Sequence[Q], size: int, num_groupings: int, seed: int) -> list[list[Q]]:

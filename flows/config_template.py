@@ -34,8 +34,9 @@ move_nats = 0.1                    # how far the query's own loss is moved, in n
 
 [strategy]
 kind = "auto"                      # "every_query", "one_pass" (all queries in one pass, then each on its best rows),
-                                   # "grouped"; default: the cheapest that loses nothing. `finf plan` shows the costs
-# rescored_rows = 20               # kept for each query by the first pass, to be scored by the whole update
+                                   # "grouped"; default: one_pass if that halves the cost (see `finf plan`)
+# rescored_rows = 20               # kept for each query by the first pass, to be scored by the whole update; default:
+                                   # as many as cost about one forward pass over the corpus, at least top_k
 
 [rank]
 top_k = 20

@@ -4,7 +4,7 @@ from tasks.plan import Plan, StrategyPlan
 
 
 def describe_plan(plan: Plan) -> str:
-    """Rows and tokens, then a line for each strategy; the one that a scan would take is marked."""
+    """Rows and tokens, then a line for each strategy; the one that was picked is marked."""
     head = (
         f"{plan.num_rows:,} rows in {plan.num_shards:,} shards ({plan.num_units:,} units of work), "
         f"about {plan.num_tokens:,} tokens, {plan.num_queries:,} queries\n"

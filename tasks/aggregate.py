@@ -15,7 +15,7 @@ from tasks import storage
 from tasks.bundles import read_kept
 from tasks.job import ScanJob
 from tasks.merge_units import MergedUnits, merge_units
-from tasks.queries import Query, queries_from_table
+from tasks.queries import Query, read_queries
 from tasks.rankers import group_columns
 from tasks.score_shards import planned_units
 from tasks.update_store import read_numbers
@@ -37,7 +37,7 @@ class Totals:
 
 def aggregate(job: ScanJob) -> str:
     """Publish top.parquet, queries.parquet and, last, totals.json; returns its URI."""
-    queries = queries_from_table(storage.read_table(job.queries_uri))
+    queries = read_queries(job.queries_uri)
     merged = merge_scores(job)
     best, counts_QK, kept_seconds = merged.best, merged.counts_QK, 0.0
     if job.has_first_pass:
@@ -52,7 +52,7 @@ def aggregate(job: ScanJob) -> str:
 
 def merge_scores(job: ScanJob) -> MergedUnits:
     """All units of the pass over the corpus."""
-    queries = queries_from_table(storage.read_table(job.queries_uri))
+    queries = read_queries(job.queries_uri)
     columns = group_columns(job, queries) if job.has_first_pass else queries
     folder, fingerprint = job.scores_uri, job.scores_fingerprint
     uris = (storage.join(folder, unit.name(fingerprint)) for unit in planned_units(job))

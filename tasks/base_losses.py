@@ -8,6 +8,7 @@ An entry is never trusted blindly: one whose digest or counts do not fit is as g
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 import numpy as np
 import pyarrow as pa
@@ -107,7 +108,9 @@ def arithmetic(with_gradients: bool = False) -> str:
         where = torch.cuda.get_device_name()
     else:
         where = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    return f"torch {torch.__version__}, {where}{', with gradients' if with_gradients else ''}"
+    versions = f"torch {torch.__version__}, transformers {version('transformers')}"
+    matmul = f"{torch.get_float32_matmul_precision()} precision"
+    return f"{versions}, {where}, {matmul}{', with gradients' if with_gradients else ''}"
 
 
 def _num_targets(window: Window) -> int:

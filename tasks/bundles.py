@@ -4,7 +4,7 @@ A bundle is named by its content, as a unit is, so a run that was stopped scores
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from tasks.actor_pool import ActorPool
 from tasks.bounded_map import bounded_map
 from tasks.job import ScanJob
 from tasks.progress import Meter
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 
 BUNDLE_QUERIES = 16  # whose rows are read, and held, at once
 READERS = 8
@@ -40,11 +40,15 @@ class Bundle:
 
 def planned_bundles(job: ScanJob) -> Iterator[Bundle]:
     """Every bundle of the run, in the order of its queries."""
-    query_ids = [query.query_id for query in queries_from_table(storage.read_table(job.queries_uri))]
+    query_ids = [query.query_id for query in read_queries(job.queries_uri)]
     lines_of = read_candidates(job, query_ids)
     for start in range(0, len(query_ids), BUNDLE_QUERIES):
         some = tuple(query_ids[start : start + BUNDLE_QUERIES])
-        yield Bundle(some, fingerprint([lines_of.get(query_id, []) for query_id in some]))
+        yield make_bundle(some, lines_of)
+
+
+def make_bundle(query_ids: tuple[str, ...], lines_of: Mapping[str, Sequence[Line]]) -> Bundle:
+    return Bundle(query_ids, fingerprint([lines_of.get(query_id, []) for query_id in query_ids]))
 
 
 def bundle_uri(job: ScanJob, bundle: Bundle) -> str:

@@ -16,7 +16,7 @@ from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
 from tasks.encode import encode_corpus_rows, encode_query
 from tasks.job import ScanJob
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.score_shards import planned_units
 
 SAMPLE_ROWS, SAMPLE_QUERIES = 32, 4
@@ -49,7 +49,7 @@ def check_precision_on_rows(
     rows = list(islice(chain.from_iterable(read_unit(unit, spec.corpus)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, spec.corpus)
     windows = encode_corpus_rows(model, spec.model, good, unit.shard)
-    queries = queries_from_table(storage.read_table(job.queries_uri))
+    queries = read_queries(job.queries_uri)
     sample = random.Random(spec.update.seed).sample(queries, min(SAMPLE_QUERIES, len(queries)))
     encoded = [encode_query(model, spec.model, query.context, query.target) for query in sample]
     precision, trials = choose_precision(model.adapter, windows, encoded, spec.update, curvature, model.batch_tokens)

@@ -19,7 +19,7 @@ from finf_core.moving import moving_parameters
 from finf_core.projection import Projection, blank_projection, last_blocks, projectable_layers
 from finf_core.scoring import score_rows
 from finf_core.spec import Difference
-from finf_core.strategy import Counts, Strategy, choose_strategy
+from finf_core.strategy import Counts, Strategy, choose_strategy, rows_to_keep
 from finf_core.updates import MirroredUpdate
 from finf_core.windows import Window
 from tasks import storage
@@ -29,7 +29,7 @@ from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.score_shards import planned_units
 
 SAMPLE_ROWS = 128
@@ -41,7 +41,7 @@ Rows = Sequence[Sequence[Window]]
 class PassCosts:
     """Of a sample of rows."""
 
-    num_rows: int
+    num_rows: int  # good and bad
     num_tokens: int
     forward_flops: float
     forward_seconds: float
@@ -63,10 +63,10 @@ def choose_strategy_for(job: ScanJob, pool: ActorPool) -> str:
 
 def choose_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> Strategy:
     """On the actor: count what passes cost on the first rows of a unit; publishes the choice."""
-    num_queries = len(queries_from_table(storage.read_table(job.queries_uri)))
+    num_queries = len(read_queries(job.queries_uri))
     costs = measure_passes(model, job, [unit], num_queries)
     num_rows = sum(unit.num_rows for unit in planned_units(job))
-    strategy = choose_strategy(job.spec.strategy, counts_of(costs, num_rows, num_queries))
+    strategy = choose_strategy(job.spec.strategy, counts_of(job, costs, num_rows, num_queries))
     storage.publish_bytes(job.strategy_uri, json.dumps(asdict(strategy)).encode())
     return strategy
 
@@ -75,30 +75,44 @@ def read_strategy(job: ScanJob) -> Strategy:
     return TypeAdapter(Strategy).validate_json(storage.read_bytes(job.strategy_uri))
 
 
-def counts_of(costs: PassCosts, num_rows: int, num_queries: int) -> Counts:
+def counts_of(job: ScanJob, costs: PassCosts, num_rows: int, num_queries: int) -> Counts:
     per_query = costs.per_query_flops / costs.forward_flops
-    return Counts(num_rows, num_queries, per_query, costs.one_pass_equivalents, costs.no_one_pass)
+    rows_per_query = rows_to_keep(job.spec.strategy, job.spec.rank.top_k, num_rows, num_queries)
+    return Counts(num_rows, num_queries, rows_per_query, per_query, costs.one_pass_equivalents, costs.no_one_pass)
 
 
 def measure_passes(model: LoadedModel, job: ScanJob, units: Sequence[Unit], num_queries: int) -> PassCosts:
-    """FLOPs (counted) and seconds of a forward pass, and of a pass for all queries at once, over some rows of each."""
-    windows = [row for unit in units for row in _first_rows(model, job, unit, SAMPLE_ROWS // len(units))]
+    """FLOPs (counted) and seconds of a forward pass, and of a pass for all queries at once, over some rows of each.
+
+    Raises:
+        InputError: no row of the sample can be scored.
+    """
+    sample = [_first_rows(model, job, unit, SAMPLE_ROWS // len(units)) for unit in units]
+    windows = [row for _, good in sample for row in good]
+    if not any(windows):
+        raise InputError(
+            f"{units[0].shard}: none of the first rows can be scored; is the corpus' column the right one?"
+        )
     moving = _moving(model, job)
     num_tokens = sum(len(window) for row in windows for window in row)
     flops, seconds = _measure(lambda: score_rows(model.adapter, windows, [], model.batch_tokens))
-    costs = PassCosts(len(windows), num_tokens, flops, seconds, _per_query_flops(model, job, windows, moving))
+    per_query_flops = _per_query_flops(model, job, windows, moving)
+    costs = PassCosts(sum(num_rows for num_rows, _ in sample), num_tokens, flops, seconds, per_query_flops)
     try:
         projection = _blank(model, job, moving, num_queries)
         one_pass = _measure(lambda: row_changes(model.adapter, windows, projection, model.batch_tokens))
     except InputError as error:
         return replace(costs, no_one_pass=str(error))
+    except torch.OutOfMemoryError:
+        return replace(costs, no_one_pass="a pass with gradients does not fit in memory; try a smaller --batch-tokens")
     return replace(costs, one_pass_flops=one_pass[0], one_pass_seconds=one_pass[1])
 
 
-def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> list[list[Window]]:
+def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> tuple[int, list[list[Window]]]:
+    """How many rows were read, and those of them that can be scored."""
     rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus)), num_rows))
     good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
-    return encode_corpus_rows(model, job.spec.model, good, unit.shard)
+    return len(rows), encode_corpus_rows(model, job.spec.model, good, unit.shard)
 
 
 def describe_strategy(strategy: Strategy, num_queries: int) -> str:
@@ -107,7 +121,7 @@ def describe_strategy(strategy: Strategy, num_queries: int) -> str:
     spec = strategy.spec
     first_pass = {
         "every_query": "every row is scored for every query",
-        "one_pass": f"one pass for all {num_queries:,} queries, then each alone on its best rows",
+        "one_pass": f"one pass for all {num_queries:,} queries, then each on its {spec.rescored_rows:,} best rows",
         "grouped": f"one update for every {spec.group_size} queries, then each query alone on their best rows",
     }[strategy.kind]
     others = ", ".join(f"{kind} {cost:,.1f}" for kind, cost in cost_of.items() if kind != strategy.kind)

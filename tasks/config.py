@@ -27,7 +27,8 @@ def load_config(path: Path, strategy: str | None = None) -> ScanSpec:
     """
     table = read_toml(path, "`finf init scan` writes one")
     if strategy is not None:
-        table["strategy"] = table.get("strategy", {}) | {"kind": strategy}
+        found = table.get("strategy", {})
+        table["strategy"] = (found if isinstance(found, dict) else {}) | {"kind": strategy}
     return parse_config(table, str(path))
 
 

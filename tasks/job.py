@@ -86,7 +86,7 @@ class ScanJob:
     @property
     def first_pass_rank(self) -> RankSpec:
         """What the first pass keeps."""
-        return replace(self.spec.rank, top_k=self.first_pass.rescored_rows)
+        return replace(self.spec.rank, top_k=self.first_pass.rescored_rows or self.spec.rank.top_k)
 
     @property
     def kept_fingerprint(self) -> str:

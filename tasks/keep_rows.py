@@ -15,18 +15,34 @@ from tasks.aggregate import merge_scores
 from tasks.bundles import Line
 from tasks.corpus import Unit
 from tasks.job import ScanJob
-from tasks.queries import Query, queries_from_table
+from tasks.queries import Query, read_queries
 from tasks.rankers import group_columns
 from tasks.score_shards import planned_units
 
 UNIT_FIELDS = [field.name for field in fields(Unit) if field.name != "shard"]
+
+SCHEMA = pa.schema(
+    [
+        ("query_id", pa.string()),
+        ("shard", pa.string()),
+        ("row", pa.int64()),
+        ("others_mean", pa.float64()),
+        ("others_spread", pa.float64()),
+        ("size_bytes", pa.int64()),
+        ("etag", pa.string()),
+        ("first_group", pa.int64()),
+        ("stop_group", pa.int64()),
+        ("first_row", pa.int64()),
+        ("num_rows", pa.int64()),
+    ]
+)
 
 Place = tuple[str, int]  # shard and row
 
 
 def keep_rows(job: ScanJob) -> str:
     """Merge the first pass and publish what it keeps; returns the URI."""
-    columns = group_columns(job, queries_from_table(storage.read_table(job.queries_uri)))
+    columns = group_columns(job, read_queries(job.queries_uri))
     publish_candidates(job, columns, merge_scores(job).best)
     return job.candidates_uri
 
@@ -50,7 +66,7 @@ def publish_candidates(job: ScanJob, columns: Mapping[str, Sequence[Query]], bes
     for (_, place), line in lines.items():
         line |= {name: getattr(unit_of[place], name) for name in UNIT_FIELDS}
     ordered = [lines[key] for key in sorted(lines)]
-    storage.publish_table(job.candidates_uri, pa.Table.from_pylist(ordered))
+    storage.publish_table(job.candidates_uri, pa.Table.from_pylist(ordered, SCHEMA))
 
 
 def _units_of(job: ScanJob, places: Iterable[Place]) -> dict[Place, Unit]:

@@ -1,10 +1,12 @@
 """What a scan would cost by each strategy, measured on a few rows before anything is paid."""
 
+import math
 import random
 from dataclasses import dataclass
 
 from finf_core.spec import ScanSpec, StrategyKind
 from finf_core.strategy import StrategyCost, choose_strategy
+from tasks.bundles import BUNDLE_QUERIES
 from tasks.checkpoint import load_model
 from tasks.choose_strategy import PassCosts, counts_of, measure_passes
 from tasks.corpus import plan_units
@@ -53,9 +55,11 @@ def plan_scan(spec: ScanSpec, options: RunOptions, price_per_hour: float | None 
     sample = random.Random(SAMPLE_SEED).sample(units, min(SAMPLE_UNITS, len(units)))
     costs = measure_passes(model, inputs.job, sample, len(inputs.queries))
     num_rows = sum(shard.num_rows for shard in inputs.shards)
-    strategy = choose_strategy(spec.strategy, counts_of(costs, num_rows, len(inputs.queries)))
+    strategy = choose_strategy(spec.strategy, counts_of(inputs.job, costs, num_rows, len(inputs.queries)))
     scale = num_rows / costs.num_rows
     num_bytes = sum(shard.size_bytes for shard in inputs.shards)
+    num_bundles = math.ceil(len(inputs.queries) / BUNDLE_QUERIES)  # each may read every unit again
+    bytes_read = dict.fromkeys(("grouped", "one_pass"), (1 + num_bundles) * num_bytes) | {"every_query": num_bytes}
     return Plan(
         num_shards=len(inputs.shards),
         num_rows=num_rows,
@@ -64,7 +68,7 @@ def plan_scan(spec: ScanSpec, options: RunOptions, price_per_hour: float | None 
         num_queries=len(inputs.queries),
         sample_rows=costs.num_rows,
         tokens_per_second=costs.num_tokens / costs.forward_seconds,
-        strategies=tuple(_plan(cost, costs, scale, num_bytes, price_per_hour) for cost in strategy.costs),
+        strategies=tuple(_plan(cost, costs, scale, bytes_read[cost.kind], price_per_hour) for cost in strategy.costs),
         picked=strategy.kind,
         reason=strategy.reason,
     )
@@ -80,7 +84,7 @@ def _plan(cost: StrategyCost, costs: PassCosts, scale: float, num_bytes: int, pr
         kind=cost.kind,
         forward_equivalents=cost.forward_equivalents,
         flops=scale * cost.forward_equivalents * costs.forward_flops,
-        bytes_read=num_bytes if cost.kind == "every_query" else 2 * num_bytes,
+        bytes_read=num_bytes,
         seconds=seconds,
         price=None if price is None else price * seconds / 3600,
     )

@@ -20,6 +20,7 @@ from tasks.queries import Query
 from tasks.tensors import read_tensors
 from tasks.update_store import UpdateReader
 
+QUERIES_AT_ONCE = 256  # whose changes under all updates are held
 MOVED = "moved"  # of each query's own loss under the projected update, nats per target
 
 
@@ -46,14 +47,26 @@ def project_on_actor(model: LoadedModel, job: ScanJob, queries: Sequence[Query],
 
     layers = projectable_layers(adapter.module, updates.read(queries[0].digest).deltas, adapter.head)
     projection = fit_projection(last_blocks(adapter.module, layers, spec.blocks), scaled, spec.rank)
-    windows = [encode_query(model, job.spec.model, query.context, query.target) for query in queries]
-    changes = row_changes(adapter, windows, projection, model.batch_tokens)
-    moved_Q = np.diagonal(changes.change_RQ) / changes.num_targets_R
+    moved_Q = _own_changes(model, job, queries, projection)
     if not (moved_Q > 0).all():
         lost = queries[int(np.argmin(moved_Q))].query_id
-        raise InputError(f"strategy.rank = {spec.rank} keeps nothing of the update of query {lost!r}: raise it")
-    tensors = projection.tensors() | {MOVED: torch.from_numpy(moved_Q.copy())}
-    storage.publish_bytes(job.projection_uri, save(tensors))
+        raise InputError(
+            f"the first pass keeps nothing of the update of query {lost!r}: raise strategy.rank (now {spec.rank}) or "
+            "strategy.blocks, or use strategy.kind = 'every_query'"
+        )
+    storage.publish_bytes(job.projection_uri, save(projection.tensors() | {MOVED: torch.from_numpy(moved_Q)}))
+
+
+def _own_changes(model: LoadedModel, job: ScanJob, queries: Sequence[Query], projection: Projection) -> Floats:
+    """How far each query's own loss moves under its own projected update: (Q,) nats per target."""
+    moved: list[Floats] = []
+    for start in range(0, len(queries), QUERIES_AT_ONCE):
+        some = queries[start : start + QUERIES_AT_ONCE]
+        windows = [encode_query(model, job.spec.model, query.context, query.target) for query in some]
+        changes = row_changes(model.adapter, windows, projection, model.batch_tokens)
+        own = np.arange(len(some))
+        moved.append(changes.change_RQ[own, start + own] / changes.num_targets_R)
+    return np.concatenate(moved)
 
 
 def read_projection(job: ScanJob) -> tuple[Projection, Floats]:

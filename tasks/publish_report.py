@@ -19,7 +19,7 @@ from tasks.check_precision import describe_precision, read_precision_check
 from tasks.choose_strategy import describe_strategy, read_strategy
 from tasks.curvature_store import describe_cost, read_cost
 from tasks.job import ScanJob
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 
 EXCERPT_CHARACTERS = 600
 NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
@@ -83,7 +83,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
 def describe_checks(job: ScanJob) -> list[str]:
     """What was measured before scoring, a sentence each."""
     costs = [] if job.update.kind in WITHOUT_CURVATURE else [read_cost(job.curvature_uri)]
-    num_queries = len(queries_from_table(storage.read_table(job.queries_uri)))
+    num_queries = len(read_queries(job.queries_uri))
     return [
         *(describe_cost(job.update.kind, cost) for cost in costs),
         describe_precision(read_precision_check(job)),
@@ -110,10 +110,7 @@ def _query_sections(job: ScanJob, verdicts: Sequence[dict[str, Any]], top: pa.Ta
     rows_of: dict[str, list[dict[str, Any]]] = {}
     for row in top.to_pylist():
         rows_of.setdefault(row.pop("query_id"), []).append(row)
-    texts = {
-        query.query_id: query.context + query.target
-        for query in queries_from_table(storage.read_table(job.queries_uri))
-    }
+    texts = {query.query_id: query.context + query.target for query in read_queries(job.queries_uri)}
     return [
         {
             "query_id": verdict["query_id"],

@@ -55,8 +55,9 @@ def queries_table(queries: Sequence[Query]) -> pa.Table:
     return pa.table({name: pa.array([getattr(query, name) for query in queries], pa.string()) for name in columns})
 
 
-def queries_from_table(table: pa.Table) -> list[Query]:
-    return [Query(**row) for row in table.to_pylist()]
+def read_queries(uri: str) -> list[Query]:
+    """What `queries_table` made, from the store."""
+    return [Query(**row) for row in storage.read_table(uri).to_pylist()]
 
 
 def _query(spec: QueriesSpec, index: int, row: dict[str, Any]) -> Query:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from finf_core.adjoint import row_changes
 from finf_core.ranking import RankedRows, rank_changes, rank_rows
+from finf_core.scores import Others
 from finf_core.scoring import BaseNats, score_rows
 from finf_core.spec import RankSpec
 from finf_core.strategy import group_queries
@@ -38,7 +39,7 @@ class Ranker(Protocol):
     def columns(self) -> Sequence[str]: ...
 
     @property
-    def with_gradients(self) -> bool: ...  # how its base losses are rounded: tasks.base_losses.arithmetic
+    def uses_base(self) -> bool: ...  # or makes its own, in a pass with gradients
 
     def rank_windows(self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None) -> RankedRows: ...
 
@@ -46,7 +47,7 @@ class Ranker(Protocol):
 class EveryQuery:
     """Every row is scored for every query."""
 
-    with_gradients = False
+    uses_base = True
 
     def __init__(self, model: LoadedModel, job: ScanJob, queries: Sequence[Query], updates: UpdateReader) -> None:
         self.model, self.rank, self.direction = model, job.spec.rank, job.update.direction
@@ -69,7 +70,7 @@ class EveryQuery:
 class OnePass:
     """All queries at once, by what was projected of their updates."""
 
-    with_gradients = True
+    uses_base = False
 
     def __init__(self, model: LoadedModel, job: ScanJob, queries: Sequence[Query], updates: UpdateReader) -> None:
         self.model, self.rank = model, job.first_pass_rank
@@ -85,7 +86,7 @@ class OnePass:
 class Grouped:
     """One mirrored model for each group: all its queries' updates added up."""
 
-    with_gradients = False
+    uses_base = True
 
     def __init__(self, model: LoadedModel, job: ScanJob, queries: Sequence[Query], updates: UpdateReader) -> None:
         self.model, self.rank, self.direction = model, job.first_pass_rank, job.update.direction
@@ -93,22 +94,26 @@ class Grouped:
         self.columns, self.updates = list(self.groups), updates
 
     def rank_windows(self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None) -> RankedRows:
-        num_targets: list[int] = []
-        losses = score_rows(
-            self.model.adapter, rows, self._group_updates(num_targets), self.model.batch_tokens, base=base
-        )
-        moved_Q = np.ones(len(num_targets))  # rows of one group are compared with each other only
-        return rank_rows(losses, moved_Q, np.array(num_targets), self.direction, self.rank)
+        numbers: list[tuple[float, int]] = []
+        updates = self._group_updates(numbers)
+        losses = score_rows(self.model.adapter, rows, updates, self.model.batch_tokens, base=base)
+        moved, num_targets = zip(*numbers, strict=True)
+        unknown_RG = np.full((len(rows), len(moved)), np.nan)  # no row's ratio for another single query is known
+        others = Others(unknown_RG, unknown_RG)
+        return rank_rows(losses, np.array(moved), np.array(num_targets), self.direction, self.rank, others)
 
-    def _group_updates(self, num_targets: list[int]) -> Iterator[MirroredUpdate]:
+    def _group_updates(self, numbers: list[tuple[float, int]]) -> Iterator[MirroredUpdate]:
+        """Sums of updates, each with the mean of its queries' own numbers."""
         for group in self.groups.values():
             updates = [self.updates.read(query.digest) for query in group]
-            num_targets.append(round(np.mean([update.num_targets for update in updates])))
+            moved = float(np.mean([update.moved_nats for update in updates]))
+            num_targets = round(np.mean([update.num_targets for update in updates]))
+            numbers.append((moved, num_targets))
             total: dict[str, Tensor] = {}
             for update in updates:
                 for name, delta in update.deltas.items():
                     total[name] = total.get(name, 0) + delta
-            yield replace(updates[0], deltas=total, num_targets=num_targets[-1])
+            yield replace(updates[0], deltas=total, num_targets=num_targets)
 
 
 def group_columns(job: ScanJob, queries: Sequence[Query]) -> dict[str, list[Query]]:

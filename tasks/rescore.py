@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import torch
 
+from finf_core.errors import StorageError
 from finf_core.losses import IGNORE_INDEX
 from finf_core.ranking import rank_rows
 from finf_core.scores import Floats, Others
@@ -20,14 +22,14 @@ from finf_core.updates import MirroredUpdate
 from finf_core.windows import Window
 from tasks import storage
 from tasks.base_losses import arithmetic, read_base
-from tasks.bundles import SECONDS_KEY, Bundle, Line, bundle_uri, read_candidates
+from tasks.bundles import SECONDS_KEY, Bundle, Line, bundle_uri, make_bundle, read_candidates
 from tasks.candidates import candidates_table
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, Unit, read_unit
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
 from tasks.keep_rows import Place, unit_of_line
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.update_store import UpdateReader
 
 
@@ -41,8 +43,10 @@ def rescore_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
     """Score each query of the bundle on its rows and publish the best of them as one object."""
     started, rank = time.monotonic(), job.spec.rank
     lines_of = read_candidates(job, bundle.query_ids)
+    if bundle != make_bundle(bundle.query_ids, lines_of):
+        raise StorageError(f"{job.candidates_uri} was replaced while its rows were scored; run again")
     rows = _read_rows(model, job, [line for lines in lines_of.values() for line in lines])
-    digests = {query.query_id: query.digest for query in queries_from_table(storage.read_table(job.queries_uri))}
+    digests = {query.query_id: query.digest for query in read_queries(job.queries_uri)}
     tables = [
         _score_query(model, job, query_id, lines, rows, updates.read(digests[query_id]))
         for query_id, lines in lines_of.items()
@@ -62,7 +66,7 @@ def _score_query(
 ) -> pa.Table:
     kept = [rows[line["shard"], line["row"]] for line in lines]
     windows = [row.windows for row in kept]
-    losses = score_rows(model.adapter, windows, [update], model.batch_tokens, base=_known_base(kept))
+    losses = score_rows(model.adapter, windows, [update], model.batch_tokens, base=_known_base(kept, model))
     others = Others(*(_column(lines, name) for name in ("others_mean", "others_spread")))
     moved_Q, num_targets_Q = np.array([update.moved_nats]), np.array([update.num_targets])
     ranked = rank_rows(losses, moved_Q, num_targets_Q, job.update.direction, job.spec.rank, others)
@@ -70,11 +74,15 @@ def _score_query(
     return candidates_table(shards, [row.row for row in kept], ranked, [query_id], model.tokenizer)
 
 
-def _known_base(kept: Sequence[KeptRow]) -> BaseNats | None:
-    """The rows' base losses; None where one of them is not known, or does not fit its windows."""
+def _known_base(kept: Sequence[KeptRow], model: LoadedModel) -> BaseNats | None:
+    """The rows' base losses; None where one of them is not known, or does not fit its windows.
+
+    They come from another batch plan. In coarse weights that is another rounding, so there they are taken anew.
+    """
     nats = [row.base_nats_N for row in kept if row.base_nats_N is not None]
     num_targets_E = [int((window.labels != IGNORE_INDEX).sum()) for row in kept for window in row.windows]
-    if len(nats) < len(kept) or sum(map(len, nats)) != sum(num_targets_E):
+    is_coarse = model.adapter.head.weight.dtype not in (torch.float32, torch.float64)
+    if is_coarse or len(nats) < len(kept) or sum(map(len, nats)) != sum(num_targets_E):
         return None
     return BaseNats(np.concatenate(nats), np.array(num_targets_E, dtype=np.int64))
 

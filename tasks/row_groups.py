@@ -33,10 +33,8 @@ class RowGroup:
     def num_tokens(self) -> int:
         return sum(len(window) for row in self.windows for window in row)
 
-    def base_entry(self, ranked: RankedRows, with_tokens: bool) -> BaseEntry | None:
-        """What to keep for other runs of the base pass that was made (or not) to rank the good rows."""
-        if ranked.base is None:
-            return None
+    def base_entry(self, ranked: RankedRows, with_tokens: bool) -> BaseEntry:
+        """What to keep for other runs of the base pass behind these ranks."""
         rows = np.array([row.row for row in self.good], dtype=np.int64)
         return BaseEntry(rows, ranked.num_targets_R, ranked.base.nats_N, self.token_ids if with_tokens else None)
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tasks import storage
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.resolve_inputs import read_job
 from tasks.score_shards import count_rows
 from tasks.settle import settle
@@ -23,7 +23,7 @@ class RunStatus:
 def run_status(run_uri: str) -> RunStatus:
     """Raises InputError when there is no run in that folder."""
     job = settle(read_job(run_uri))
-    queries = queries_from_table(storage.read_table(job.queries_uri))
+    queries = read_queries(job.queries_uri)
     rows_scored, num_rows = count_rows(job)
     return RunStatus(
         run=run_uri,

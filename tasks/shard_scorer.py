@@ -19,7 +19,6 @@ from finf_core.scores import Ints
 from finf_core.spec import WITHOUT_CURVATURE
 from finf_core.strategy import Strategy
 from finf_core.top_k import merge_top
-from tasks import storage
 from tasks.bad_rows import Skipped, skip_row
 from tasks.base_losses import BaseEntry, arithmetic, join_entries, publish_base, read_base
 from tasks.bundles import Bundle
@@ -33,7 +32,7 @@ from tasks.curvature_store import CurvatureCost, read_curvature
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
 from tasks.project_updates import project_on_actor
-from tasks.queries import Query, queries_from_table
+from tasks.queries import Query, read_queries
 from tasks.rankers import Ranker, make_ranker
 from tasks.read_ahead import read_ahead
 from tasks.rescore import rescore_bundle
@@ -96,7 +95,7 @@ class ShardScorer:
 
     @cached_property
     def queries(self) -> list[Query]:
-        return queries_from_table(storage.read_table(self.job.queries_uri))
+        return read_queries(self.job.queries_uri)
 
     @cached_property
     def ranker(self) -> Ranker:
@@ -108,18 +107,20 @@ class ShardScorer:
     def score(self, unit: Unit) -> UnitReceipt:
         """Rank every row of a unit for every query; publish its base losses, the best rows and the histogram."""
         started = time.monotonic()
-        base_uri = self.settled.base_uri(unit, self.model.batch_tokens, arithmetic(self.ranker.with_gradients))
-        cached = read_base(base_uri)
+        base_uri = self.settled.base_uri(unit, self.model.batch_tokens, arithmetic(not self.ranker.uses_base))
+        cached = read_base(base_uri) if self.ranker.uses_base or self.job.cache_tokens else None
         with read_ahead(prepare_row_groups(self.model, self.settled, unit, cached), GROUPS_AHEAD) as groups:
             blocks = [self._rank_row_group(unit.shard, group) for group in groups]
         tables, counts, receipts, entries = zip(*blocks, strict=True)
-        _publish_base(base_uri, cached, entries)
+        entry = join_entries(entries)
+        if cached is None or not cached.holds(entry):
+            publish_base(base_uri, entry)  # before the scores: a finished unit has its base losses
         receipt = UnitReceipt.total(receipts, time.monotonic() - started)
         best = merge_top(tables, self.ranker.rank.top_k, self.ranker.rank.by)
         publish_unit(self.settled.score_uri(unit), self.ranker.columns, best, sum(counts), receipt)
         return receipt
 
-    def _rank_row_group(self, shard: str, group: RowGroup) -> tuple[pa.Table, Ints, UnitReceipt, BaseEntry | None]:
+    def _rank_row_group(self, shard: str, group: RowGroup) -> tuple[pa.Table, Ints, UnitReceipt, BaseEntry]:
         ranked = self.ranker.rank_windows(group.windows, group.base)
         skipped = group.skipped + self._unscored(shard, group.good, ranked.num_targets_R, ranked.not_finite)
         shards = [shard] * len(group.good)
@@ -133,10 +134,3 @@ class ShardScorer:
         corpus, reason = self.job.spec.corpus, "one token: nothing to predict"
         empty = [skip_row(shard, rows[i].row, reason, corpus) for i in np.flatnonzero(num_targets_R == 0).tolist()]
         return empty + [(shard, rows[i].row, "loss is not finite") for i in not_finite.tolist()]
-
-
-def _publish_base(uri: str, cached: BaseEntry | None, entries: Sequence[BaseEntry | None]) -> None:
-    """Before the scores: a finished unit has its base losses; nothing where no base pass was made or all is there."""
-    found = [entry for entry in entries if entry is not None]
-    if len(found) == len(entries) and (cached is None or not cached.holds(join_entries(found))):
-        publish_base(uri, join_entries(found))

@@ -9,14 +9,14 @@ from tasks.checkpoint import LoadedModel
 from tasks.encode import encode_query
 from tasks.job import ScanJob
 from tasks.progress import Meter
-from tasks.queries import Query, queries_from_table
+from tasks.queries import Query, read_queries
 from tasks.update_store import publish_update
 
 
 def pending_queries(job: ScanJob) -> list[Query]:
     """Queries whose update is not in the store; two with the same text need one."""
     done = storage.list_names(job.updates_uri)
-    queries = queries_from_table(storage.read_table(job.queries_uri))
+    queries = read_queries(job.queries_uri)
     missing = {query.digest: query for query in queries if f"{query.digest}.json" not in done}
     return list(missing.values())
 

@@ -16,7 +16,7 @@ from finf_core.causal_lm import CausalLM
 from finf_core.differences import base_nats, mirrored_nats, tangent_nats
 from finf_core.errors import InputError
 from finf_core.layers import factored_layers, weight_matrix
-from finf_core.moving import Deltas
+from finf_core.moving import Deltas, block_list
 from finf_core.projection import Projection, fit_projection, last_blocks, projectable_layers
 
 FULL = 1000  # directions: all there are
@@ -100,23 +100,26 @@ def test_base_losses_come_with_the_pass(model: CausalLM) -> None:
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 17, 10_000])
-def test_a_row_does_not_see_its_neighbours(llama: CausalLM, batch_tokens: int) -> None:
+def test_a_row_does_not_see_its_neighbours(llama: CausalLM, batch_tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adjoint, "BLOCK_POSITIONS", 5)
     updates = [random_deltas(llama, seed) for seed in range(2)]
     projection = project(llama, updates)
     together = row_changes(llama, some_rows(), projection, batch_tokens)
     alone = [row_changes(llama, [row], projection, BATCH_TOKENS) for row in some_rows()]
-    np.testing.assert_allclose(together.change_RQ, [one.change_RQ[0] for one in alone], rtol=1e-9, atol=1e-12)
+    for name in ("change_RQ", "block_change_RQ", "block_positions_R"):
+        expected = [getattr(one, name)[0] for one in alone]
+        np.testing.assert_allclose(getattr(together, name), expected, rtol=1e-9, atol=1e-12)
 
 
 def test_blocks_of_a_row_add_up_and_the_largest_is_kept(llama: CausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adjoint, "BLOCK_POSITIONS", 4)
     deltas = random_deltas(llama, 1)
     back = {name: -delta for name, delta in deltas.items()}
-    row = cut(tiny_row(12, seed=3))  # 11 inputs: two blocks of 6
+    row = cut(tiny_row(12, seed=3))  # 11 inputs: two blocks of 4 and a shorter one
     found = row_changes(llama, [row], project(llama, [deltas, back]), BATCH_TOKENS)
     parts = position_changes(llama, row[0], deltas)
-    blocks = np.array([parts[:6].sum(), parts[6:].sum()])
-    assert found.block_positions_R.tolist() == [6]
+    blocks = np.array([parts[:4].sum(), parts[4:8].sum(), parts[8:].sum()])
+    assert found.block_positions_R.tolist() == [4]
     np.testing.assert_allclose(found.change_RQ[0], [blocks.sum(), -blocks.sum()], rtol=1e-9)
     np.testing.assert_allclose(found.block_change_RQ[0], [max(0.0, *blocks), max(0.0, *-blocks)], rtol=1e-9)
 
@@ -182,13 +185,20 @@ def test_updates_of_few_directions_lose_nothing_in_the_cut(llama: CausalLM) -> N
     assert np.abs(cut_to_3.change_RQ - whole.change_RQ).max() > 1e-3
 
 
-def test_last_blocks_alone_give_their_share_and_run_no_backward_pass_before_them(model: CausalLM) -> None:
+def test_last_blocks_alone_give_their_share_and_no_gradient_goes_below_them(model: CausalLM) -> None:
     deltas = random_deltas(model, 2)
     layers = last_blocks(model.module, projectable_layers(model.module, deltas, model.head), 1)
     of_last = {name: delta for name, delta in deltas.items() if name.rpartition(".")[0] in layers}
     assert {name.split(".")[2] for name in layers} == {"1"}
     projection = fit_projection(layers, lambda: iter([deltas]), FULL)
+    below: list[bool] = []
+    first_block = block_list(model.module)[1][0]
+    handle = first_block.register_forward_hook(
+        lambda _, __, output: below.append((output if isinstance(output, Tensor) else output[0]).requires_grad)
+    )
     found = row_changes(model, some_rows(), projection, BATCH_TOKENS)
+    handle.remove()
+    assert set(below) == {False}
     expected = slopes_by_dual_numbers(model, some_rows(), of_last)
     np.testing.assert_allclose(found.change_RQ[:, 0], expected, rtol=1e-9, atol=1e-12)
 

@@ -15,10 +15,9 @@ import torch
 from finf_core.errors import StorageError
 from finf_core.precision import Precision
 from finf_core.spec import CorpusSpec, RankSpec, ScanSpec
-from tasks import storage
 from tasks.base_losses import BaseEntry, arithmetic, publish_base, read_base
 from tasks.job import ScanJob
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import planned_units
 from tasks.settle import settle
@@ -44,7 +43,7 @@ class Run:
         given = dataclasses.replace(scan_example.run_options(str(store)), **options)
         self.job = settle(resolve_inputs(spec, given))
         self.scorer = ShardScorer(self.job)
-        for query in queries_from_table(storage.read_table(self.job.queries_uri)):
+        for query in read_queries(self.job.queries_uri):
             self.scorer.solve_update(query)
         self.num_windows, self.num_tokenised = 0, 0
         self.scorer.model.adapter.module.base_model.register_forward_pre_hook(self._count, with_kwargs=True)

@@ -4,17 +4,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 import scan_example
 from test_shard_scorer import score_everything
 
+from finf_core.errors import StorageError
 from finf_core.scores import SPREAD_FLOOR
 from finf_core.spec import ScanSpec, StrategySpec
+from finf_core.top_k import CANDIDATES
 from tasks import storage
+from tasks.aggregate import aggregate
 from tasks.bundles import is_rescored, pending_bundles, planned_bundles
 from tasks.choose_strategy import read_strategy
 from tasks.job import ScanJob
+from tasks.keep_rows import publish_candidates
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import planned_units
 from tasks.shard_scorer import ShardScorer
@@ -64,7 +67,9 @@ def test_when_all_rows_are_kept_nothing_differs_from_every_query_on_every_row(
     assert found.keys() == every_row.keys()
     assert len(found) == NUM_ROWS * NUM_QUERIES
     assert_same_scores(found, every_row)
-    if kind == "one_pass":
+    if kind == "grouped":  # a group's pass knows no single query's ratio
+        assert {(line["others_mean"], line["control_z"]) for line in found.values()} == {(None, None)}
+    else:
         gaps = [abs(found[key]["others_mean"] - every_row[key]["others_mean"]) for key in found]
         assert max(gaps) < 0.05  # first order against a move of 0.1 nats
 
@@ -84,6 +89,49 @@ def test_a_few_rows_are_kept_the_copy_among_them_and_scored_as_ever(
     verdicts = storage.read_table(job.file("queries.parquet")).to_pylist()
     assert [verdict["leaked"] for verdict in verdicts] == [True] + [False] * (NUM_QUERIES - 1)
     assert {sum(verdict["ratio_counts"]) for verdict in verdicts} == {NUM_ROWS}  # the first pass saw every row, once
+
+
+def test_the_copy_stands_near_one_in_the_first_pass_s_histogram_too(spec: ScanSpec, tmp_path: Path) -> None:
+    for kind in ("one_pass", "grouped"):
+        job = run(spec, tmp_path / kind, kind=kind, rescored_rows=4, group_size=1, rank=1000, blocks=2)
+        counts = storage.read_table(job.file("queries.parquet")).to_pylist()[0]["ratio_counts"]
+        assert sum(counts[-61:]) == 1, kind  # from 0.9 on: the copy alone
+
+
+def test_by_default_no_fewer_rows_are_kept_than_are_to_be_listed(spec: ScanSpec, tmp_path: Path) -> None:
+    listed = dataclasses.replace(spec, rank=dataclasses.replace(spec.rank, top_k=30))
+    found = lines(run(listed, tmp_path, kind="one_pass"))
+    assert min(sum(key[0] == str(query) for key in found) for query in range(NUM_QUERIES)) >= 30
+
+
+def test_no_kept_row_at_all_is_an_empty_result_and_no_error(spec: ScanSpec, tmp_path: Path) -> None:
+    job = run(spec, tmp_path, kind="one_pass", rescored_rows=2)
+    table = storage.read_table(job.candidates_uri)
+    publish_candidates(job, {}, CANDIDATES.empty_table())
+    assert storage.read_table(job.candidates_uri).schema == table.schema
+    scorer = ShardScorer(job)
+    for bundle in planned_bundles(job):
+        scorer.rescore(bundle)
+    aggregate(job)
+    assert lines(job) == {}
+    assert not any(storage.read_table(job.file("queries.parquet"))["leaked"].to_pylist())
+
+
+def test_rows_that_were_replaced_while_they_are_scored_are_not_published(spec: ScanSpec, tmp_path: Path) -> None:
+    job = run(spec, tmp_path, kind="one_pass", rescored_rows=2)
+    stale, *_ = planned_bundles(job)
+    storage.publish_table(job.candidates_uri, storage.read_table(job.candidates_uri).slice(1))
+    with pytest.raises(StorageError, match="was replaced"):
+        ShardScorer(job).rescore(stale)
+
+
+def test_other_batches_keep_the_same_rows(spec: ScanSpec, tmp_path: Path) -> None:
+    strategy = StrategySpec(kind="one_pass", rescored_rows=3)
+    jobs = [
+        score_everything(dataclasses.replace(spec, strategy=strategy), tmp_path / str(size), batch_tokens=size)
+        for size in (60, 4096)
+    ]
+    assert lines(jobs[0]).keys() == lines(jobs[1]).keys()
 
 
 def test_control_z_is_taken_against_the_ratios_that_the_first_pass_saw(spec: ScanSpec, tmp_path: Path) -> None:
@@ -159,4 +207,3 @@ def test_strategies_do_not_share_scores(spec: ScanSpec, tmp_path: Path) -> None:
     fingerprints = [job.scores_fingerprint for job in jobs]
     assert fingerprints[0] == fingerprints[1]
     assert len(set(fingerprints)) == 3
-    assert isinstance(storage.read_table(jobs[0].shards_uri), pa.Table)

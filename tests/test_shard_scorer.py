@@ -18,7 +18,7 @@ from tasks.corpus import Unit
 from tasks.curvature_store import read_cost
 from tasks.job import ScanJob
 from tasks.keep_rows import keep_rows
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import pending_units, planned_units
 from tasks.settle import settle
@@ -38,7 +38,7 @@ def score_everything(spec: ScanSpec, store: Path, batch_tokens: int = 1024, back
     scorer.check_precision(units[0])
     scorer.choose_strategy(units[0])
     job = settle(job)
-    for query in queries_from_table(read_table(job.queries_uri)):
+    for query in read_queries(job.queries_uri):
         scorer.solve_update(query)
     if job.has_first_pass and job.first_pass.kind == "one_pass":
         scorer.project_updates(job)
@@ -224,7 +224,7 @@ def test_a_loss_that_is_not_finite_is_named_and_never_ranks(tiny_checkpoint: Pat
         scan_example.run_options(str(tmp_path / "store")),
     )
     scorer = ShardScorer(job)
-    for query in queries_from_table(read_table(job.queries_uri)):
+    for query in read_queries(job.queries_uri):
         scorer.solve_update(query)
     river = scorer.model.tokenizer(" river", add_special_tokens=False)["input_ids"][0]
 

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, StrategySpec
-from finf_core.strategy import Counts, Strategy, choose_strategy, group_queries, strategy_costs
+from finf_core.strategy import Counts, Strategy, choose_strategy, group_queries, rows_to_keep, strategy_costs
 
-HUMANEVAL = Counts(num_rows=1_000_000, num_queries=164, per_query_equivalents=1.0, one_pass_equivalents=2.3)
+HUMANEVAL = Counts(
+    num_rows=1_000_000, num_queries=164, rows_per_query=20, per_query_equivalents=1.0, one_pass_equivalents=2.3
+)
 
 
 def cost(kind: str, spec: StrategySpec, counts: Counts) -> float:
@@ -19,7 +21,7 @@ def cost(kind: str, spec: StrategySpec, counts: Counts) -> float:
 
 
 def test_costs_by_hand() -> None:
-    spec = StrategySpec(rescored_rows=20, group_size=16, num_groupings=2)
+    spec = StrategySpec(group_size=16, num_groupings=2)
     counts = replace(HUMANEVAL, num_rows=4_000)
     kept = 2 * 20 / 4_000 * 164  # rows of two lists, a mirrored pass for each query
     assert cost("every_query", spec, counts) == 165
@@ -45,6 +47,19 @@ def test_many_queries_take_one_pass_and_a_few_are_scored_on_every_row() -> None:
     assert choose_strategy(StrategySpec(), replace(HUMANEVAL, num_rows=20)).kind == "every_query"
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "num_queries", "expected"),
+    [(2_100, 164, 20), (1_000_000, 164, 2048), (1_050_000, 164, 2048), (1_000_000, 10_000, 32), (10, 50, 20)],
+)
+def test_as_many_rows_are_kept_as_cost_about_a_pass_and_no_fewer_than_are_listed(
+    num_rows: int, num_queries: int, expected: int
+) -> None:
+    kept = rows_to_keep(StrategySpec(), 20, num_rows, num_queries)
+    assert kept == expected
+    assert kept == 20 or 0.3 < kept * num_queries / num_rows < 0.5
+    assert rows_to_keep(StrategySpec(rescored_rows=3), 20, num_rows, num_queries) == 3
+
+
 def test_groups_are_never_chosen_unasked() -> None:
     cheap_groups = StrategySpec(group_size=164)
     assert cost("grouped", cheap_groups, HUMANEVAL) < cost("one_pass", cheap_groups, HUMANEVAL)
@@ -53,7 +68,7 @@ def test_groups_are_never_chosen_unasked() -> None:
 
 def test_what_was_asked_for_is_taken_and_the_rest_of_the_spec_stays() -> None:
     for kind in ("every_query", "one_pass", "grouped"):
-        asked = StrategySpec(kind=kind, rank=7)
+        asked = StrategySpec(kind=kind, rank=7, rescored_rows=20)
         assert choose_strategy(asked, HUMANEVAL).spec == asked
 
 

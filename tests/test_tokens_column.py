@@ -13,11 +13,10 @@ from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec, ModelSpec, ScanSpec
 from tasks.checkpoint import load_model
 from tasks.job import ScanJob
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.resolve_inputs import find_inputs, resolve_inputs
 from tasks.score_shards import planned_units
 from tasks.shard_scorer import ShardScorer
-from tasks.storage import read_table
 from tasks.unit_result import UnitReceipt, read_unit_result
 
 TEXTS = scan_example.corpus_texts(48)
@@ -35,7 +34,7 @@ def score(spec: ScanSpec, store: Path) -> tuple[ScanJob, UnitReceipt]:
     """Every unit, without the checks before it; the receipts added up."""
     job = resolve_inputs(spec, scan_example.run_options(str(store)))
     scorer = ShardScorer(job)
-    for query in queries_from_table(read_table(job.queries_uri)):
+    for query in read_queries(job.queries_uri):
         scorer.solve_update(query)
     return job, UnitReceipt.total([scorer.score(unit) for unit in planned_units(job)], 0.0)
 

@@ -19,7 +19,7 @@ from tasks.corpus import plan_units, read_unit, shards_from_table
 from tasks.evaluation.given_truth import RowKey, TrueRows, is_by_place, row_key
 from tasks.evaluation.lexical_baselines import LEXICAL
 from tasks.job import ScanJob
-from tasks.queries import queries_from_table
+from tasks.queries import read_queries
 from tasks.resolve_inputs import read_job
 
 BINS = (-0.5, 0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.5)  # of the mirror ratio; all are edges of the histogram
@@ -71,7 +71,7 @@ def ranked_by_words(run_uri: str, method: str, by_place: bool, seed: int) -> dic
     """A lexical baseline on the same rows; it reads a query's target. A row that shares nothing is not listed."""
     job = read_job(run_uri)
     keys, texts = zip(*_rows(job, by_place), strict=True)
-    queries = queries_from_table(storage.read_table(job.queries_uri))
+    queries = read_queries(storage.read_table(job.queries_uri))
     scores_RQ = LEXICAL[method](texts, [query.target for query in queries], seed)
     return {query.query_id: _ranked(keys, scores_R) for query, scores_R in zip(queries, scores_RQ.T, strict=True)}
 
