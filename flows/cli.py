@@ -149,6 +149,8 @@ def status(run: Run, as_json: Json = False) -> None:
         f"{found.queries_solved:,} of {found.num_queries:,} updates solved, "
         f"{found.rows_scored:,} of {found.num_rows:,} rows scored"
     )
+    if found.queries_rescored is not None:
+        text += f" by the first pass, {found.queries_rescored:,} queries scored on the rows that it kept"
     _show(asdict(found), as_json, text)
 
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from tasks import storage
+from tasks.bundles import pending_bundles
+from tasks.job import ScanJob
 from tasks.queries import read_queries
 from tasks.resolve_inputs import read_job
 from tasks.score_shards import count_rows
@@ -16,8 +18,9 @@ class RunStatus:
     complete: bool
     queries_solved: int
     num_queries: int
-    rows_scored: int
+    rows_scored: int  # or seen by the first pass, where there is one
     num_rows: int
+    queries_rescored: int | None = None  # on the rows that a first pass kept; None where there is no first pass
 
 
 def run_status(run_uri: str) -> RunStatus:
@@ -32,4 +35,11 @@ def run_status(run_uri: str) -> RunStatus:
         num_queries=len(queries),
         rows_scored=rows_scored,
         num_rows=num_rows,
+        queries_rescored=_queries_rescored(job, len(queries)) if job.has_first_pass else None,
     )
+
+
+def _queries_rescored(job: ScanJob, num_queries: int) -> int:
+    if not storage.exists(job.candidates_uri):
+        return 0
+    return num_queries - sum(len(bundle.query_ids) for bundle in pending_bundles(job))

@@ -19,6 +19,7 @@ from tasks.choose_strategy import read_strategy
 from tasks.job import ScanJob
 from tasks.keep_rows import publish_candidates
 from tasks.resolve_inputs import resolve_inputs
+from tasks.run_status import run_status
 from tasks.score_shards import planned_units
 from tasks.shard_scorer import ShardScorer
 
@@ -187,6 +188,8 @@ def test_only_bundles_that_are_missing_are_scored_again(spec: ScanSpec, tmp_path
     name = first.name(job.kept_fingerprint)
     Path(storage.join(job.kept_uri, name)).unlink()
     assert pending_bundles(job) == [first]
+    status = run_status(job.run_uri)
+    assert (status.rows_scored, status.queries_rescored) == (NUM_ROWS, NUM_QUERIES - len(first.query_ids))
     assert not is_rescored(job)
 
 
