@@ -12,7 +12,7 @@ reference asked for).
 (learning rate 5e-3, all parameters) and a second pass; here with our batches and our loss, which are kind to it. It is
 timed on a few queries and multiplied: each costs the same.
 
-python -m benchmarks.many_queries [--folder F] [--functions N] [--threads N] [--reference R] [--groups] [--json]
+python -m benchmarks.many_queries [--folder F] [--functions N] [--threads N] [--reference R] [--variants] [--groups] [--json]
 """
 
 import argparse
@@ -152,27 +152,31 @@ def released_loop_seconds(model: LoadedModel, spec: ScanSpec, texts: list[str]) 
     return (time.monotonic() - started) / RELEASED_QUERIES * len(queries)
 
 
-def strategies(reference: str, with_groups: bool) -> Iterator[tuple[str, StrategySpec]]:
+def strategies(reference: str, with_groups: bool, with_variants: bool) -> Iterator[tuple[str, StrategySpec]]:
     yield reference, REFERENCES[reference]
     yield "one pass", StrategySpec(kind="one_pass")
-    for kept in KEPT_ROWS:
+    for kept in KEPT_ROWS if with_variants else ():
         yield f"one pass, {kept} rows", StrategySpec(kind="one_pass", rescored_rows=kept)
-    yield "one pass over all blocks", StrategySpec(kind="one_pass", blocks=1000)
-    yield "one pass, rank 32", StrategySpec(kind="one_pass", rank=32)
+    if with_variants:
+        yield "one pass over all blocks", StrategySpec(kind="one_pass", blocks=1000)
+        yield "one pass, rank 32", StrategySpec(kind="one_pass", rank=32)
     if with_groups:
         for size, kept in GROUPS:
             yield f"groups of {size}, {kept} rows", StrategySpec(kind="grouped", group_size=size, rescored_rows=kept)
 
 
-def measure(folder: Path, num_functions: int, by: str, reference: str, with_groups: bool) -> dict[str, Any]:
+def measure(
+    folder: Path, num_functions: int, by: str, reference: str, with_groups: bool, with_variants: bool
+) -> dict[str, Any]:
     """Every strategy on one corpus."""
+    chosen = list(strategies(reference, with_groups, with_variants))
     size = DemoSize(num_functions, NUM_VERBATIM, NUM_RENAMED, NUM_CLEAN)
     base = load_config(prepare_demo(folder, size))
     model = load_model(base.model)
     tokens = count_tokens(model, base)
     released = released_loop_seconds(model, base, [row.text for row in read_demo_rows(folder / "corpus")])
     found: dict[str, Any] = {"num_rows": len(tokens), "num_tokens": sum(tokens.values()), "released_seconds": released}
-    for name, strategy in strategies(reference, with_groups):
+    for name, strategy in chosen:
         order = "row_ratio" if strategy.kind == "grouped" else by
         spec = replace(base, rank=RankSpec(by=order, top_k=20 if name == reference else 5), strategy=strategy)
         # a store of its own: each strategy pays for its curvature and its updates
@@ -184,7 +188,7 @@ def measure(folder: Path, num_functions: int, by: str, reference: str, with_grou
         }
         found[name] = entry | {"speedup_over_released_loop": released / entry["seconds"]["all"]}
         print(f"{num_functions} functions, {name}: {json.dumps(found[name])}", flush=True)
-    for name, _ in strategies(reference, with_groups):
+    for name, _ in chosen:
         mine, every = found[name]["recall"], found[reference]["recall"]
         found[name]["relative_recall_at_5"] = mine["all_at_5"] / every["all_at_5"]
         found[name]["relative_recall_at_5_renamed"] = mine["renamed_at_5"] / every["renamed_at_5"]
@@ -201,12 +205,15 @@ def main() -> None:
         "--reference", default="every query", choices=list(REFERENCES), help="what recall is relative to"
     )
     parser.add_argument("--groups", action="store_true", help="measure group screening too: minutes more")
+    parser.add_argument("--variants", action="store_true", help="other numbers of kept rows, blocks and directions")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     set_environment()
     torch.set_num_threads(arguments.threads)
     result = {
-        str(num): measure(arguments.folder / str(num), num, arguments.by, arguments.reference, arguments.groups)
+        str(num): measure(
+            arguments.folder / str(num), num, arguments.by, arguments.reference, arguments.groups, arguments.variants
+        )
         for num in arguments.functions
     }
     if arguments.json:

@@ -85,7 +85,7 @@ def _rank(
     z_RQ = control_z(row_RQ, others)
     by_RQ = {"mirror_ratio": mirror_RQ, "row_ratio": row_RQ, "control_z": z_RQ}[rank.by]
     kept = [
-        np.union1d(top_rows(by_R, rank.top_k), top_rows(mirror_R, rank.top_k))
+        np.union1d(top_rows(by_R, rank.top_k), top_rows(mirror_R, rank.num_by_ratio))
         for by_R, mirror_R in zip(by_RQ.T, mirror_RQ.T, strict=True)
     ]
     return RankedRows(

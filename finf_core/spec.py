@@ -128,7 +128,7 @@ class StrategySpec:
     """How the corpus meets the queries; what each kind is and costs: `finf_core.strategy`."""
 
     kind: StrategyKind | Literal["auto"] = "auto"
-    rescored_rows: int | None = None  # rows that a first pass keeps for each query, by each of two orders; None: a rule
+    rescored_rows: int | None = None  # rows that a first pass keeps for each query; None: finf_core.strategy's rule
     rank: int = 64  # one_pass: directions of the updates that are kept on each side of a layer
     blocks: int | None = None  # one_pass: the last blocks that the first pass looks at; None: a third of them
     group_size: int = 4  # grouped: queries that share one update in the first pass
@@ -146,10 +146,16 @@ class RankSpec:
 
     top_k: int = 20
     by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
+    mirror_k: int | None = None  # rows kept by mirror ratio beside the top_k of `by`; None: as many
     leaked_from: float = 0.5  # mirror ratio of the best row
 
     def __post_init__(self) -> None:
         _require(self.top_k >= 1, "rank.top_k must be at least 1")
+        _require(self.mirror_k is None or self.mirror_k >= 1, "rank.mirror_k must be at least 1")
+
+    @property
+    def num_by_ratio(self) -> int:
+        return self.top_k if self.mirror_k is None else self.mirror_k
 
 
 @dataclass(frozen=True, kw_only=True)

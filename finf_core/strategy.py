@@ -21,9 +21,9 @@ from typing import TypeVar
 from finf_core.errors import InputError
 from finf_core.spec import StrategyKind, StrategySpec
 
-ROWS_OF_ONE_PASS = 3  # lists that overlap a little, of rows that are longer than most
+BLOCK_SHARE = 0.25  # as many rows, of those kept by rank.by, are kept by their best block or span too
+ROWS_OF_ONE_PASS = 2  # a kept row and query cost so many mean rows: kept rows are longer than most, and the share above
 WORTH_IT = 0.5  # of the cost of every query on every row
-LISTS = 2  # a first pass keeps the best rows by two orders: rank.by, and the best block or span
 
 Q = TypeVar("Q")
 
@@ -34,7 +34,7 @@ class Counts:
 
     num_rows: int
     num_queries: int
-    rows_per_query: int  # kept by each of the first pass' two orders
+    rows_per_query: int  # that the first pass keeps by rank.by
     per_query_equivalents: (
         float  # mirrored passes of one query, over a forward pass: 1, 2 for some differences, or less
     )
@@ -71,7 +71,7 @@ class Strategy:
 def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ...]:
     """Of every strategy that this update allows."""
     per_query = counts.per_query_equivalents
-    kept_share = min(1.0, LISTS * counts.rows_per_query / counts.num_rows)
+    kept_share = min(1.0, (1 + BLOCK_SHARE) * counts.rows_per_query / counts.num_rows)
     rescored = kept_share * counts.num_queries * per_query  # what rows cost the base model is known by then
     num_groups = math.ceil(counts.num_queries / spec.group_size) * spec.num_groupings
     costs = [
@@ -84,8 +84,8 @@ def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ..
 
 
 def rows_to_keep(spec: StrategySpec, top_k: int, num_rows: int, num_queries: int) -> int:
-    """How many rows the first pass keeps for each query, by each of its orders: as asked for, or as many as are listed,
-    or as many as cost about one forward pass over the corpus to score, whichever is more.
+    """How many rows the first pass keeps for each query: as asked for, or as many as are listed, or as many as cost
+    about one forward pass over the corpus to score, whichever is more.
 
     To the nearest power of two, so that a corpus that grows a little keeps as many, and its finished units stay valid.
     """

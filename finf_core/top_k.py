@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from finf_core.scores import Floats
+from finf_core.spec import RankSpec
 
 CANDIDATES = pa.schema(
     [
@@ -36,16 +37,16 @@ def top_rows(values_R: Floats, k: int) -> npt.NDArray[np.int64]:
     return ranked[np.argsort(-values_R[ranked], kind="stable")][:k].astype(np.int64)
 
 
-def merge_top(tables: Sequence[pa.Table], k: int, by: str) -> pa.Table:
-    """Merge candidate tables and keep each query's k best rows by `by` and its k best by mirror ratio.
+def merge_top(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
+    """Merge candidate tables and keep each query's best rows by `rank.by` and its best by mirror ratio.
 
     Returns:
-        `CANDIDATES`, ordered by query and `by`. The largest mirror ratio of each query is always among them.
+        `CANDIDATES`, ordered by query and `rank.by`. The largest mirror ratio of each query is always among them.
     """
     table = _sorted(pa.concat_tables(tables), "mirror_ratio")
-    table = table.append_column("_kept", pa.array(ranks(table["query_id"]) <= k))
-    table = _sorted(table, by)
-    kept = table["_kept"].to_numpy() | (ranks(table["query_id"]) <= k)
+    table = table.append_column("_kept", pa.array(ranks(table["query_id"]) <= rank.num_by_ratio))
+    table = _sorted(table, rank.by)
+    kept = table["_kept"].to_numpy() | (ranks(table["query_id"]) <= rank.top_k)
     return table.filter(pa.array(kept)).drop_columns("_kept")
 
 

@@ -88,5 +88,5 @@ def read_kept(job: ScanJob) -> tuple[pa.Table, float]:
     uris = (bundle_uri(job, bundle) for bundle in planned_bundles(job))
     tables = list(bounded_map(storage.read_table, uris, READERS, 2 * READERS))
     seconds = sum(float(table.schema.metadata[SECONDS_KEY]) for table in tables)
-    best = merge_top([table.replace_schema_metadata(None) for table in tables], job.spec.rank.top_k, job.spec.rank.by)
+    best = merge_top([table.replace_schema_metadata(None) for table in tables], job.spec.rank)
     return best, seconds

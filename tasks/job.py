@@ -8,12 +8,14 @@
 <store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
 """
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finf_core.fingerprint import fingerprint, short
 from finf_core.precision import Precision
 from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE, RankSpec, ScanSpec, StrategySpec, UpdateSpec
+from finf_core.strategy import BLOCK_SHARE
 from tasks.corpus import Unit
 from tasks.storage import join
 
@@ -85,8 +87,9 @@ class ScanJob:
 
     @property
     def first_pass_rank(self) -> RankSpec:
-        """What the first pass keeps."""
-        return replace(self.spec.rank, top_k=self.first_pass.rescored_rows or self.spec.rank.top_k)
+        """What the first pass keeps: by the best block of a row, where copies stand out, fewer than by `rank.by`."""
+        kept = self.first_pass.rescored_rows or self.spec.rank.top_k
+        return replace(self.spec.rank, top_k=kept, mirror_k=math.ceil(kept * BLOCK_SHARE))
 
     @property
     def kept_fingerprint(self) -> str:

@@ -57,7 +57,7 @@ def _merge_group(merged: MergedUnits, group: Sequence[pa.Table], rank: RankSpec,
     receipts = [merged.receipt, *found.receipts]
     total = UnitReceipt.total(receipts, sum(receipt.seconds for receipt in receipts))
     return MergedUnits(
-        best=merge_top([merged.best, found.candidates], rank.top_k, rank.by),
+        best=merge_top([merged.best, found.candidates], rank),
         counts_QK=merged.counts_QK + found.counts_QK,
         receipt=replace(total, skipped=total.skipped[:max_skipped]),
         num_skipped=merged.num_skipped + sum(len(receipt.skipped) for receipt in found.receipts),

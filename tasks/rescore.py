@@ -41,7 +41,7 @@ class KeptRow(NamedTuple):
 
 def rescore_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: UpdateReader) -> None:
     """Score each query of the bundle on its rows and publish the best of them as one object."""
-    started, rank = time.monotonic(), job.spec.rank
+    started = time.monotonic()
     lines_of = read_candidates(job, bundle.query_ids)
     if bundle != make_bundle(bundle.query_ids, lines_of):
         raise StorageError(f"{job.candidates_uri} was replaced while its rows were scored; run again")
@@ -51,7 +51,7 @@ def rescore_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
         _score_query(model, job, query_id, lines, rows, updates.read(digests[query_id]))
         for query_id, lines in lines_of.items()
     ]
-    best = merge_top([CANDIDATES.empty_table(), *tables], rank.top_k, rank.by)
+    best = merge_top([CANDIDATES.empty_table(), *tables], job.spec.rank)
     seconds = str(time.monotonic() - started).encode()
     storage.publish_table(bundle_uri(job, bundle), best.replace_schema_metadata({SECONDS_KEY: seconds}))
 

@@ -116,7 +116,7 @@ class ShardScorer:
         if cached is None or not cached.holds(entry):
             publish_base(base_uri, entry)  # before the scores: a finished unit has its base losses
         receipt = UnitReceipt.total(receipts, time.monotonic() - started)
-        best = merge_top(tables, self.ranker.rank.top_k, self.ranker.rank.by)
+        best = merge_top(tables, self.ranker.rank)
         publish_unit(self.settled.score_uri(unit), self.ranker.columns, best, sum(counts), receipt)
         return receipt
 

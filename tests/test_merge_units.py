@@ -52,7 +52,7 @@ def test_units_merged_together_equal_units_merged_one_after_the_other(uris: list
     best, counts_QK, receipts = CANDIDATES.empty_table(), 0, []
     for uri in uris:
         candidates, unit_counts_QK, receipt = read_unit_result(uri)
-        best = merge_top([best, candidates], RANK.top_k, RANK.by)
+        best = merge_top([best, candidates], RANK)
         counts_QK = counts_QK + unit_counts_QK
         receipts.append(receipt)
     found = merge(uris)

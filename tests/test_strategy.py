@@ -23,7 +23,7 @@ def cost(kind: str, spec: StrategySpec, counts: Counts) -> float:
 def test_costs_by_hand() -> None:
     spec = StrategySpec(group_size=16, num_groupings=2)
     counts = replace(HUMANEVAL, num_rows=4_000)
-    kept = 2 * 20 / 4_000 * 164  # rows of two lists, a mirrored pass for each query
+    kept = 1.25 * 20 / 4_000 * 164  # rows of two lists, a mirrored pass for each query
     assert cost("every_query", spec, counts) == 165
     assert cost("one_pass", spec, counts) == pytest.approx(2.3 + kept)
     assert cost("grouped", spec, counts) == pytest.approx(1 + 2 * 11 + 2 * kept)
@@ -49,14 +49,14 @@ def test_many_queries_take_one_pass_and_a_few_are_scored_on_every_row() -> None:
 
 @pytest.mark.parametrize(
     ("num_rows", "num_queries", "expected"),
-    [(2_100, 164, 20), (1_000_000, 164, 2048), (1_050_000, 164, 2048), (1_000_000, 10_000, 32), (10, 50, 20)],
+    [(2_100, 164, 20), (1_000_000, 164, 4096), (1_050_000, 164, 4096), (1_000_000, 10_000, 64), (10, 50, 20)],
 )
 def test_as_many_rows_are_kept_as_cost_about_a_pass_and_no_fewer_than_are_listed(
     num_rows: int, num_queries: int, expected: int
 ) -> None:
     kept = rows_to_keep(StrategySpec(), 20, num_rows, num_queries)
     assert kept == expected
-    assert kept == 20 or 0.3 < kept * num_queries / num_rows < 0.5
+    assert kept == 20 or 0.35 < kept * num_queries / num_rows < 0.71
     assert rows_to_keep(StrategySpec(rescored_rows=3), 20, num_rows, num_queries) == 3
 
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finf_core.ratio_histogram import EDGES, NUM_BINS, count_ratios
+from finf_core.spec import RankSpec
 from finf_core.top_k import CANDIDATES, merge_top, ranks, top_rows
 
 ratios = st.sampled_from([-0.2, 0.0, 0.1, 0.1, 0.5, 1.0])  # few values, so that ties are common
@@ -38,9 +39,9 @@ def best_by_hand(rows: dict[tuple[str, str, int], float], k: int) -> list[tuple[
 def test_merging_in_any_order_and_grouping_keeps_the_same_rows(rows, k, random) -> None:
     parts = [dict(items) for items in np.array_split(np.array(list(rows.items()), dtype=object), 4)] if rows else [rows]
     random.shuffle(parts)
-    merged = CANDIDATES.empty_table()
+    merged, rank = CANDIDATES.empty_table(), RankSpec(top_k=k, by="mirror_ratio")
     for part in parts:
-        merged = merge_top([merged, merge_top([table(part)], k, "mirror_ratio")], k, "mirror_ratio")
+        merged = merge_top([merged, merge_top([table(part)], rank)], rank)
     found = list(zip(*(merged[name].to_pylist() for name in ("query_id", "shard", "row")), strict=True))
     assert found == best_by_hand(rows, k)
 
@@ -51,7 +52,7 @@ def test_the_best_by_mirror_ratio_are_kept_beside_the_best_by_the_order(values, 
     rows = with_row_ratios(mirrors, [whole for _, whole in values])
     merged = CANDIDATES.empty_table()
     for start in range(0, len(values), 7):
-        merged = merge_top([merged, rows.slice(start, 7)], k, "row_ratio")
+        merged = merge_top([merged, rows.slice(start, 7)], RankSpec(top_k=k))
     numbers = range(len(values))
     best = {row for part in (0, 1) for row in sorted(numbers, key=lambda row: (-values[row][part], row))[:k]}
     assert merged["row"].to_pylist() == sorted(best, key=lambda row: (-values[row][1], row))
@@ -72,8 +73,8 @@ def test_any_tree_of_merges_is_one_merge(values, cuts, k, random) -> None:
     while len(parts) > 1:
         random.shuffle(parts)
         num_merged = random.randint(2, len(parts))
-        parts = [merge_top(parts[:num_merged], k, "row_ratio"), *parts[num_merged:]]
-    assert merge_top(parts, k, "row_ratio").equals(merge_top([rows], k, "row_ratio"))
+        parts = [merge_top(parts[:num_merged], RankSpec(top_k=k)), *parts[num_merged:]]
+    assert merge_top(parts, RankSpec(top_k=k)).equals(merge_top([rows], RankSpec(top_k=k)))
 
 
 def test_ranks_restart_for_each_query() -> None:
