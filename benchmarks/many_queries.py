@@ -12,7 +12,7 @@ reference asked for).
 (learning rate 5e-3, all parameters) and a second pass; here with our batches and our loss, which are kind to it. It is
 timed on a few queries and multiplied: each costs the same.
 
-python -m benchmarks.many_queries [--folder F] [--functions N] [--threads N] [--reference R] [--variants] [--groups] [--json]
+python -m benchmarks.many_queries [--folder F] [--functions N] [--reference R] [--variants] [--groups] [--json]
 """
 
 import argparse

@@ -46,15 +46,16 @@ def test_merging_in_any_order_and_grouping_keeps_the_same_rows(rows, k, random) 
     assert found == best_by_hand(rows, k)
 
 
-@given(st.lists(st.tuples(ratios, ratios), max_size=30), st.integers(1, 4))
-def test_the_best_by_mirror_ratio_are_kept_beside_the_best_by_the_order(values, k) -> None:
+@given(st.lists(st.tuples(ratios, ratios), max_size=30), st.integers(1, 4), st.sampled_from([None, 1, 2, 6]))
+def test_the_best_by_mirror_ratio_are_kept_beside_the_best_by_the_order(values, k, mirror_k) -> None:
     mirrors = {("q1", "a", row): mirror for row, (mirror, _) in enumerate(values)}
     rows = with_row_ratios(mirrors, [whole for _, whole in values])
     merged = CANDIDATES.empty_table()
     for start in range(0, len(values), 7):
-        merged = merge_top([merged, rows.slice(start, 7)], RankSpec(top_k=k))
+        merged = merge_top([merged, rows.slice(start, 7)], RankSpec(top_k=k, mirror_k=mirror_k))
     numbers = range(len(values))
-    best = {row for part in (0, 1) for row in sorted(numbers, key=lambda row: (-values[row][part], row))[:k]}
+    kept = {0: mirror_k or k, 1: k}
+    best = {row for part in (0, 1) for row in sorted(numbers, key=lambda row: (-values[row][part], row))[: kept[part]]}
     assert merged["row"].to_pylist() == sorted(best, key=lambda row: (-values[row][1], row))
 
 
