@@ -35,9 +35,7 @@ class Counts:
     num_rows: int
     num_queries: int
     rows_per_query: int  # that the first pass keeps by rank.by
-    per_query_equivalents: (
-        float  # mirrored passes of one query, over a forward pass: 1, 2 for some differences, or less
-    )
+    per_query_equivalents: float  # mirrored passes of one query, over a forward pass: 1, 2, or less with a trunk
     one_pass_equivalents: float | None  # a forward and backward pass with all queries, over a forward pass
     no_one_pass: str = ""  # why there is none
 
@@ -46,7 +44,7 @@ class Counts:
 class StrategyCost:
     kind: StrategyKind
     first_pass: float  # forward-pass equivalents per row of the corpus
-    rescoring: float  # likewise, at most
+    rescoring: float  # likewise, if kept rows are as long as others
 
     @property
     def forward_equivalents(self) -> float:
