@@ -56,7 +56,9 @@ def evaluate_scan(spec: GivenTruthSpec, options: RunOptions) -> dict[str, Any]:
 
 
 def _of_kind(spec: ScanSpec, kind: UpdateKind, seed: int) -> ScanSpec:
-    return replace(spec, name=f"{spec.name}-{kind}", update=replace(spec.update, kind=kind, seed=seed))
+    """Every query on every row: the calibration counts all mirror ratios."""
+    update, strategy = replace(spec.update, kind=kind, seed=seed), replace(spec.strategy, kind="every_query")
+    return replace(spec, name=f"{spec.name}-{kind}", update=update, strategy=strategy)
 
 
 def _by_measure(grades: Mapping[str, Grades]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def ranked_by_words(run_uri: str, method: str, by_place: bool, seed: int) -> dic
     """A lexical baseline on the same rows; it reads a query's target. A row that shares nothing is not listed."""
     job = read_job(run_uri)
     keys, texts = zip(*_rows(job, by_place), strict=True)
-    queries = read_queries(storage.read_table(job.queries_uri))
+    queries = read_queries(job.queries_uri)
     scores_RQ = LEXICAL[method](texts, [query.target for query in queries], seed)
     return {query.query_id: _ranked(keys, scores_R) for query, scores_R in zip(queries, scores_RQ.T, strict=True)}
 
