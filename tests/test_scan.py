@@ -47,7 +47,9 @@ def run_scan(config: Path, store: str, environment: Mapping[str, str], actors: i
 def finished_units(store: str) -> dict[str, str]:
     """Name -> etag of every finished unit of every scan in a store."""
     try:
-        return {item.uri: item.etag for item in storage.list_objects(storage.join(store, "cache", "*", "*.parquet"))}
+        return {
+            item.uri: item.etag for item in storage.list_objects(storage.join(store, "cache", "scores-*", "*.parquet"))
+        }
     except InputError:  # nothing there yet
         return {}
 
