@@ -25,7 +25,6 @@ from benchmarks.bare_loop import BareLoop
 from flows.demo import DemoSize, prepare_demo
 from flows.environment import set_environment
 from tasks import storage
-from tasks.filesystems import locate
 
 SIZE = DemoSize(num_verbatim=40, num_renamed=60, num_clean=64)
 BUCKET = "s3://efficiency"
@@ -56,7 +55,7 @@ def measure(folder: Path, copies: int, rounds: int, num_queries: int, num_proces
         config.write_text(CONFIG.format(model=folder / "model", bucket=BUCKET, num_queries=num_queries))
         bare, scans = [loop.run(num_queries + 1)], []
         for number in range(rounds):
-            scans.append(_scan(config, num_processes, is_first=number == 0))
+            scans.append(_scan(config, f"{BUCKET}/store-{number}", num_processes))
             bare.append(loop.run(num_queries + 1))
             _say(f"bare {bare[-2]:.1f}, scan {scans[-1]['rows_per_second']:.1f}, bare {bare[-1]:.1f} rows/s")
     ratios = [
@@ -103,11 +102,8 @@ def _s3_corpus(folder: Path, copies: int) -> Iterator[None]:
         yield
 
 
-def _scan(config: Path, num_actors: int, is_first: bool) -> dict[str, Any]:
-    """One scan as a user starts it; after the first, model check, curvature and updates are found in the store."""
-    store = f"{BUCKET}/store"
-    if not is_first:
-        _forget_scores(store)
+def _scan(config: Path, store: str, num_actors: int) -> dict[str, Any]:
+    """One scan as a user starts it, in a store of its own: its actors are up when it comes to scoring."""
     finf = str(Path(sys.executable).parent / "finf")
     started = time.monotonic()
     where = ["--store", store, "--actors", str(num_actors)]
@@ -126,14 +122,6 @@ def _scan(config: Path, num_actors: int, is_first: bool) -> dict[str, Any]:
         "actors_busy_share": totals["actor_seconds"] / (seconds * num_actors),
         "other_seconds": time.monotonic() - started - seconds,
     }
-
-
-def _forget_scores(store: str) -> None:
-    """So that the next scan scores again: base losses, scores and the report go; curvature and updates stay."""
-    filesystem, path = locate(store)
-    for pattern in ("cache/base-*", "cache/scores-*", "scan-*/report.json", "scan-*/totals.json"):
-        for found in filesystem.glob(f"{path}/{pattern}"):
-            filesystem.rm(found, recursive=True)
 
 
 def _say(line: str) -> None:
