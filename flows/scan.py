@@ -24,6 +24,7 @@ from tasks.check_precision import check_precision
 from tasks.choose_strategy import choose_strategy_for
 from tasks.curvature_store import is_complete
 from tasks.fit_curvature import fit_curvature
+from tasks.job import ScanJob
 from tasks.keep_rows import keep_rows
 from tasks.options import RunOptions
 from tasks.progress import Meter
@@ -41,76 +42,93 @@ def scan(spec: ScanSpec, options: RunOptions) -> str:
     """Score every row of the corpus against every query; returns the URI of the run's folder."""
     stages = Stages()
     job = stages.always("resolve inputs", lambda: resolve_inputs(spec, options))
-    reported = job.file("report.json")
-
-    def there(uri: str) -> bool:
-        return storage.exists(uri) or storage.exists(reported)
-
     with ActorPool(ShardScorer, (job,), options.pool) as pool, ProgressBar() as bar:
-        meter = Meter(bar, ProgressArtifact(spec.name))
-        stages.once(
-            "check model",
-            lambda: check_model(job, pool),
-            key=job.fingerprint,
-            done=lambda: there(job.model_check_uri),
-        )
-        if spec.update.kind not in WITHOUT_CURVATURE:
-            stages.once(
-                "fit curvature",
-                lambda: fit_curvature(job, pool),
-                key=job.curvature_fingerprint,
-                done=lambda: is_complete(job.curvature_uri) or storage.exists(reported),
-            )
-        stages.once(
-            "check precision",
-            lambda: check_precision(job, pool),
-            key=job.fingerprint,
-            done=lambda: there(job.precision_uri),
-        )
-        stages.once(
-            "choose strategy",
-            lambda: choose_strategy_for(job, pool),
-            key=job.fingerprint,
-            done=lambda: there(job.strategy_uri),
-        )
+        _check(stages, job, pool)
         settled = settle(job)
         for check in describe_checks(settled) if storage.exists(job.strategy_uri) else []:
             bar.console.print(check, highlight=False, soft_wrap=True)
-        stages.once(
-            "solve updates",
-            lambda: solve_updates(settled, pool, meter),
-            key=settled.scores_fingerprint,
-            done=lambda: storage.exists(reported) or not pending_queries(settled),
-        )
-        if settled.has_first_pass and settled.first_pass.kind == "one_pass":
-            stages.once(
-                "project updates",
-                lambda: project_updates(settled, pool),
-                key=settled.scores_fingerprint,
-                done=lambda: there(settled.projection_uri),
-            )
-        stages.once(
-            "score shards",
-            lambda: score_shards(settled, pool, meter),
-            key=settled.scores_fingerprint,
-            done=lambda: storage.exists(reported) or is_scored(settled),
-        )
-        if settled.has_first_pass:
-            stages.once(
-                "keep rows",
-                lambda: keep_rows(settled),
-                key=job.fingerprint,
-                done=lambda: there(settled.candidates_uri),
-            )
-            stages.once(
-                "score kept rows",
-                lambda: rescore(settled, pool, meter),
-                key=settled.kept_fingerprint,
-                done=lambda: storage.exists(reported) or is_rescored(settled),
-            )
-    stages.once("aggregate", lambda: aggregate(settled), key=job.fingerprint, done=lambda: there(job.totals_uri))
+        _score(stages, settled, pool, Meter(bar, ProgressArtifact(spec.name)))
+    stages.once("aggregate", lambda: aggregate(settled), key=job.fingerprint, done=lambda: _there(job, job.totals_uri))
     timings = [asdict(timing) for timing in stages.timings]
     stages.once(
-        "publish report", lambda: publish_report(settled, timings), key=job.fingerprint, done=lambda: there(reported)
+        "publish report",
+        lambda: publish_report(settled, timings),
+        key=job.fingerprint,
+        done=lambda: _is_reported(job),
     )
     return job.run_uri
+
+
+def _check(stages: Stages, job: ScanJob, pool: ActorPool) -> None:
+    """Before anything is paid for: model, curvature, precision, strategy."""
+    stages.once(
+        "check model",
+        lambda: check_model(job, pool),
+        key=job.fingerprint,
+        done=lambda: _there(job, job.model_check_uri),
+    )
+    if job.spec.update.kind not in WITHOUT_CURVATURE:
+        stages.once(
+            "fit curvature",
+            lambda: fit_curvature(job, pool),
+            key=job.curvature_fingerprint,
+            done=lambda: is_complete(job.curvature_uri) or _is_reported(job),
+        )
+    stages.once(
+        "check precision",
+        lambda: check_precision(job, pool),
+        key=job.fingerprint,
+        done=lambda: _there(job, job.precision_uri),
+    )
+    stages.once(
+        "choose strategy",
+        lambda: choose_strategy_for(job, pool),
+        key=job.fingerprint,
+        done=lambda: _there(job, job.strategy_uri),
+    )
+
+
+def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> None:
+    """Updates, the pass over all rows, and single queries on what it keeps, where it is a first pass."""
+    stages.once(
+        "solve updates",
+        lambda: solve_updates(settled, pool, meter),
+        key=settled.scores_fingerprint,
+        done=lambda: _is_reported(settled) or not pending_queries(settled),
+    )
+    if settled.has_first_pass and settled.first_pass.kind == "one_pass":
+        stages.once(
+            "project updates",
+            lambda: project_updates(settled, pool),
+            key=settled.scores_fingerprint,
+            done=lambda: _there(settled, settled.projection_uri),
+        )
+    stages.once(
+        "score shards",
+        lambda: score_shards(settled, pool, meter),
+        key=settled.scores_fingerprint,
+        done=lambda: _is_reported(settled) or is_scored(settled),
+    )
+    if not settled.has_first_pass:
+        return
+    stages.once(
+        "keep rows",
+        lambda: keep_rows(settled),
+        key=settled.fingerprint,
+        done=lambda: _there(settled, settled.candidates_uri),
+    )
+    stages.once(
+        "score kept rows",
+        lambda: rescore(settled, pool, meter),
+        key=settled.kept_fingerprint,
+        done=lambda: _is_reported(settled) or is_rescored(settled),
+    )
+
+
+def _is_reported(job: ScanJob) -> bool:
+    return storage.exists(job.file("report.json"))
+
+
+def _there(job: ScanJob, uri: str) -> bool:
+    """A product is there, or no longer needed."""
+    return storage.exists(uri) or _is_reported(job)
