@@ -13,29 +13,31 @@ What is timed, in turns, medians of `--repeats` rounds after one that is thrown 
   as it keeps what every layer saw. `adjoint_forwards` is its seconds in those of `base`.
 - `trunk`: the bare loop without head and loss. `move`: the weights to a mirrored model and back.
 
-With `--compile` every block runs under torch.compile, in all of these.
+With `--compile` blocks and loss run in compiled kernels (`finf_core.kernels`), as a scan's do on a GPU; the blocks of
+the bare loop too. Compiling and drawing the weights is apart: `start_seconds`.
 
 `ceiling_share` is the base pass's operations, counted by torch, over its seconds and over the ceiling: the fastest of
 some large matrix products of normal numbers (zeros draw less power and run faster). Attention counts half, as it is
 causal, and padding is taken off: neither is work that anyone asked for.
 
-python -m benchmarks.gpu [--shape all|160M|1B|7B|tiny] [--updates N] [--queries N] [--rank N]
+python -m benchmarks.gpu [--shape all|160M|1B|7B|tiny] [--rows N] [--updates N] [--queries N] [--rank N]
                          [--repeats N] [--compile] [--json]
 """
 
 import argparse
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import repeat
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_device import free_memory, matmul_ceiling, peak_memory_bytes, wait
 from benchmarks.gpu_shapes import (
@@ -51,11 +53,16 @@ from finf_core import CausalLM, score_rows
 from finf_core.adjoint import row_changes
 from finf_core.batches import plan_batches
 from finf_core.causal_lm import TokenBatch
+from finf_core.kernels import plain_kernels
 from finf_core.losses import IGNORE_INDEX
-from finf_core.moving import block_list, moved
+from finf_core.moving import moved
 
 GIB = 1 << 30
 EFFICIENCY_GOAL = 0.95
+FUSED_ATTENTION = [  # torch has no count for the one on CPUs, and none of the others where keys have fewer heads
+    getattr(torch.ops.aten, f"_scaled_dot_product_{kind}")
+    for kind in ("flash_attention", "efficient_attention", "cudnn_attention", "flash_attention_for_cpu")
+]
 NO_GPU = "no GPU: nothing measured; --shape tiny runs the same code on a CPU"
 
 
@@ -73,9 +80,9 @@ class Bench:
 
     def __init__(self, shape: Shape, device: str, counts: Counts) -> None:
         self.shape, self.device, self.num_updates = shape, device, counts.updates
-        self.adapter, self.rows = random_model(shape, device), random_rows(shape)
-        for block in block_list(self.adapter.module)[1] if counts.compile else ():
-            block.compile(dynamic=True)
+        started = time.perf_counter()
+        self.adapter, self.rows = random_model(shape, device, counts.compile), random_rows(shape)
+        self.start_seconds = time.perf_counter() - started
         windows = [window for row in self.rows for window in row]
         plan = plan_batches([len(window) for window in windows], shape.batch_tokens)
         self.batches: list[TokenBatch] = [self.adapter.collate([windows[i] for i in indices]) for indices in plan]
@@ -155,6 +162,7 @@ def measure(shape: Shape, device: str, counts: Counts) -> dict[str, Any]:
         "tokens_per_second": speed,
         "adjoint_forwards": seconds["adjoint"] / seconds["base"],
         "move_seconds": seconds["move"],
+        "start_seconds": bench.start_seconds,
         "flop": flop,
         "tflops": asked / seconds["base"] / 1e12,
         "ceiling_tflops": ceiling / 1e12,
@@ -172,11 +180,14 @@ def measure(shape: Shape, device: str, counts: Counts) -> dict[str, Any]:
 def count_flop(adapter: CausalLM, batches: Sequence[TokenBatch]) -> dict[str, int]:
     """Floating-point operations of the base pass as torch counts them; attention apart, and not yet causal."""
 
-    def attention(query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
-        return int(sdpa_flop_count(query, key, value))
+    def attention(query: Any, key: Any, *_: object, **__: object) -> int:
+        return int(4 * math.prod(query) * key[2])  # shapes (B, heads, T, D); keys may have fewer heads
 
-    fused_on_cpu = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # the one kernel torch has no count for
-    with FlopCounterMode(display=False, custom_mapping={fused_on_cpu: attention}) as counter, torch.inference_mode():
+    with (
+        FlopCounterMode(display=False, custom_mapping=dict.fromkeys(FUSED_ATTENTION, attention)) as counter,
+        torch.inference_mode(),
+        plain_kernels(),
+    ):
         for batch in batches:
             adapter.loss(batch)
     counts = {str(operation): count for operation, count in counter.get_flop_counts()["Global"].items()}
@@ -210,6 +221,7 @@ def render(name: str, found: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["all", *SHAPES], default="all")
+    parser.add_argument("--rows", type=int, help="default: as many as the shape says")
     parser.add_argument("--updates", type=int, default=4)
     parser.add_argument("--queries", type=int, default=164)
     parser.add_argument("--rank", type=int, default=64)
@@ -228,7 +240,8 @@ def main() -> None:
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     found: dict[str, Any] = {"gpu": gpu, "torch": torch.__version__, "shapes": {}}
     for name in names:
-        found["shapes"][name] = measure(SHAPES[name], device, counts)
+        shape = SHAPES[name] if arguments.rows is None else replace(SHAPES[name], num_rows=arguments.rows)
+        found["shapes"][name] = measure(shape, device, counts)
         print(render(name, found["shapes"][name]))
     if arguments.json:
         print(json.dumps(found))

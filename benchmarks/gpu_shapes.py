@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from finf_core import CausalLM, MirroredUpdate, Window, split_into_windows
 from finf_core.layers import is_linear
 from finf_core.moving import moving_parameters
-from finf_core.projection import LayerProjection, Projection
+from finf_core.projection import LayerProjection, Projection, last_blocks
 
 DELTA_SPREAD = 1e-4  # standard deviation of a random update; its size changes no timing
 UPDATE_BYTES = 6  # of each parameter that moves: its change in float32, the moved weight in bfloat16
@@ -61,13 +61,14 @@ SHAPES = {
 }
 
 
-def random_model(shape: Shape, device: str) -> CausalLM:
+def random_model(shape: Shape, device: str, compiled: bool = False) -> CausalLM:
     """Weights are drawn on the device itself, in the dtype they are scored in."""
     torch.manual_seed(0)
     config = LlamaConfig(max_position_embeddings=shape.row_tokens[1], **shape.config)
     with torch.device(device):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        return CausalLM(AutoModelForCausalLM.from_config(config, dtype=dtype))
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    return CausalLM(model, compiled)
 
 
 def random_rows(shape: Shape) -> list[list[Window]]:
@@ -85,7 +86,7 @@ def random_update(adapter: CausalLM, moves: str) -> MirroredUpdate:
 
 
 def random_projection(adapter: CausalLM, num_queries: int, rank: int) -> Projection:
-    """Directions and cores of random numbers for every linear layer of the blocks; what they hold changes no timing."""
+    """Random directions and cores for the blocks that a scan looks at by default; what they hold changes no timing."""
 
     def part(layer: nn.Module) -> LayerProjection:
         weight_OI = layer.get_parameter("weight")
@@ -94,8 +95,9 @@ def random_projection(adapter: CausalLM, num_queries: int, rank: int) -> Project
         cores_QKJ = DELTA_SPREAD * torch.randn(num_queries, sizes[0][1], sizes[1][1], device=weight_OI.device)
         return LayerProjection(directions[0], directions[1], cores_QKJ)
 
-    layers = {name: layer for name, layer in adapter.module.named_modules() if is_linear(layer)}
-    return Projection({name: part(layer) for name, layer in layers.items() if layer is not adapter.head})
+    inside = {name: layer for name, layer in adapter.module.named_modules() if is_linear(layer)}
+    layers = {name: layer for name, layer in inside.items() if layer is not adapter.head}
+    return Projection({name: part(layer) for name, layer in last_blocks(adapter.module, layers, None).items()})
 
 
 def what_can_move(adapter: CausalLM) -> str:

@@ -9,9 +9,9 @@ O outputs and I inputs of a layer, K and J what the projection keeps of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,13 +22,15 @@ from finf_core.adapter import Adapter
 from finf_core.batches import plan_batches
 from finf_core.differences import target_nats
 from finf_core.errors import InputError
-from finf_core.gradients import wide
 from finf_core.layers import input_rows, output_rows
 from finf_core.losses import ExampleLoss
 from finf_core.projection import LayerProjection, Projection
 from finf_core.recording import Recorder, recording
 from finf_core.scores import Floats, Ints
 from finf_core.scoring import BaseNats
+from finf_core.wide import wide
+
+Item = TypeVar("Item")
 
 BLOCK_POSITIONS = 64  # the change of a row is also taken over blocks of so many: a copy may be a small part of a row
 
@@ -69,8 +71,10 @@ def row_changes(
     longest_R = np.array([max(map(len, row), default=1) for row in rows], dtype=np.int64)
     nats_of_example: list[Floats] = [np.zeros(0)] * len(examples)
     engine = _Engine(adapter, projection)
-    for indices in plan_batches([len(example) for example in examples], batch_tokens):
-        loss, change_BPQ = engine.run([examples[index] for index in indices])
+    plan = plan_batches([len(example) for example in examples], batch_tokens)
+    runs = (engine.run([examples[index] for index in indices]) for indices in plan)
+    for indices, (loss, device_BPQ) in _one_behind(zip(plan, runs, strict=True)):
+        change_BPQ = device_BPQ.double().cpu().numpy()
         rows_B = row_of_example[indices]
         np.add.at(change_RQ, rows_B, change_BPQ.sum(axis=1))
         np.maximum.at(block_change_RQ, rows_B, change_BPQ.max(axis=1))
@@ -87,6 +91,16 @@ def row_changes(
     )
 
 
+def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """Each item once the next has begun: a GPU works on that one while this one is fetched."""
+    held: list[Item] = []
+    for item in items:
+        held.append(item)
+        if len(held) > 1:
+            yield held.pop(0)
+    yield from held
+
+
 class _Engine:
     """The model with a recorder at each projected layer."""
 
@@ -96,7 +110,7 @@ class _Engine:
         self.num_queries = projection.num_queries
         self.parts = {name: _placed(projection.layers[name], layer) for name, layer in self.layers.items()}
 
-    def run(self, examples: Sequence[Any]) -> tuple[ExampleLoss, Floats]:
+    def run(self, examples: Sequence[Any]) -> tuple[ExampleLoss, Tensor]:
         """Loss and changes (B, P, Q) of one batch."""
         batch = self.adapter.collate(examples)
         longest = max(len(example) for example in examples)
@@ -109,8 +123,8 @@ class _Engine:
                 nats.backward()
         shape = (len(examples), blocks.num_blocks, self.num_queries)
         if blocks.change_SQ is None:  # nothing to predict in this batch
-            return loss, np.zeros(shape)
-        return loss, blocks.change_SQ.double().cpu().numpy().reshape(shape)
+            return loss, torch.zeros(shape)
+        return loss, blocks.change_SQ.view(shape)
 
 
 class _Blocks:

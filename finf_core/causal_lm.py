@@ -7,23 +7,30 @@ Rows are padded on the right and get no attention mask: a causal model never loo
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from finf_core.differences import target_nats
 from finf_core.errors import CheckpointError
-from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunk_targets, chunked_example_loss
+from finf_core.kernels import compile_blocks, plain_kernels
+from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunk_targets, chunked_example_loss, target_places
+from finf_core.moving import block_list, moved
 from finf_core.windows import Window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE_TOLERANCE = 1e-3  # nats per target, head(hidden) against the model's own logits
+PROBE_WINDOWS, PROBE_TOKENS = 2, 32  # on which compiled and plain kernels are compared
+COARSE_TOLERANCE = 0.1  # for weights coarser than float32: of what halving a block's weights changes
 
 
 class TokenBatch(NamedTuple):
     input_ids_BT: Tensor  # int64
     labels_BT: Tensor  # int64, shifted, IGNORE_INDEX where nothing is predicted
     lengths_B: Tensor  # int64, inputs that are not padding
+    places_N: Tensor | None = None  # `target_places(labels_BT)`, found on the host
 
     @property
     def is_input_BT(self) -> Tensor:
@@ -33,16 +40,23 @@ class TokenBatch(NamedTuple):
 
 
 class CausalLM:
-    """Adapter (`finf_core.adapter`) round a `transformers` causal language model."""
+    """Adapter (`finf_core.adapter`) round a `transformers` causal language model.
 
-    def __init__(self, model: "PreTrainedModel") -> None:
+    Args:
+        compiled: run the blocks and the loss in compiled kernels (`finf_core.kernels`), after checking them.
+    """
+
+    def __init__(self, model: "PreTrainedModel", compiled: bool = False) -> None:
         self.model = model.eval().requires_grad_(False)
         self.module: nn.Module = self.model
         self.head = model.get_output_embeddings()
         if self.head is None or model.base_model is model:
             raise CheckpointError(f"{type(model).__name__} has no language-model head over a base model")
         self.num_vocabulary = int(self.head.weight.shape[0])
+        self.compiled = False
         self._check_head()
+        if compiled:
+            self._compile()
 
     @property
     def max_context_tokens(self) -> int | None:
@@ -58,12 +72,15 @@ class CausalLM:
         for index, window in enumerate(examples):
             inputs_BT[index, : len(window)] = torch.from_numpy(window.input_ids)
             labels_BT[index, : len(window)] = torch.from_numpy(window.labels)
-        device = self.head.weight.device
-        return TokenBatch(inputs_BT.to(device), labels_BT.to(device), torch.tensor(lengths, device=device))
+        parts = (inputs_BT, labels_BT, torch.tensor(lengths), target_places(labels_BT))
+        return TokenBatch(*(_placed(part, self.head.weight.device) for part in parts))
 
     def loss(self, batch: TokenBatch) -> ExampleLoss:
         """Loss of each window; see `finf_core.losses`."""
-        return chunked_example_loss(self._hidden(batch), self.head, self.num_vocabulary, batch.labels_BT)
+        hidden_BTD = self._hidden(batch)
+        return chunked_example_loss(
+            hidden_BTD, self.head, self.num_vocabulary, batch.labels_BT, batch.places_N, self.compiled
+        )
 
     @torch.no_grad()
     def sample_labels(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
@@ -75,6 +92,32 @@ class CausalLM:
             for hidden_CD in hidden_ND.split(chunk_targets(self.num_vocabulary, hidden_ND.device))
         ]
         return batch._replace(labels_BT=batch.labels_BT.masked_scatter(is_target_BT, torch.cat(pieces)))
+
+    @torch.inference_mode()
+    def _compile(self) -> None:
+        """Compile, and compare with the plain kernels: a wrong kernel is a wrong score.
+
+        The first block's weights are halved for a second comparison: a graph that kept the old ones would show then.
+        """
+        compile_blocks(self.module)
+        self.compiled = True
+        num_tokens = min(PROBE_TOKENS, self.max_context_tokens or PROBE_TOKENS)
+        ids_BT = np.random.default_rng(0).integers(0, self.num_vocabulary, (PROBE_WINDOWS, num_tokens + 1))
+        batch = self.collate([Window(ids_T[:-1], ids_T[1:]) for ids_T in ids_BT])
+        name, blocks = block_list(self.module)
+        compiled_SN, plain_SN = [], []  # S states of the weights
+        for share in (0.0, -0.5):
+            with moved(self.module, {f"{name}.0.{key}": share * part for key, part in blocks[0].named_parameters()}):
+                compiled_SN.append(target_nats(self.loss(batch)))
+                with plain_kernels():
+                    plain_SN.append(target_nats(self.loss(batch)))
+        gap = max(_mean_gap(*pair) for pair in zip(compiled_SN, plain_SN, strict=True))
+        is_coarse = self.head.weight.dtype not in (torch.float32, torch.float64)
+        if not gap <= (COARSE_TOLERANCE * _mean_gap(*plain_SN) if is_coarse else PROBE_TOLERANCE):
+            raise CheckpointError(
+                f"{type(self.model).__name__}: compiled kernels give other losses than plain ones (by {gap:.3g} nats per "
+                "target); run with --no-compile"
+            )
 
     def _hidden(self, batch: TokenBatch) -> Tensor:
         hidden: Tensor = self.model.base_model(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
@@ -91,3 +134,12 @@ class CausalLM:
             raise CheckpointError(
                 f"{type(self.model).__name__} changes its logits after the head (by {gap:.3g} nats); not supported"
             )
+
+
+def _placed(tensor: Tensor, device: torch.device) -> Tensor:
+    """On the device; a GPU fetches it while the host goes on."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+
+
+def _mean_gap(one_N: Tensor, other_N: Tensor) -> float:
+    return float((one_N - other_N).abs().mean())

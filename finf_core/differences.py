@@ -16,6 +16,7 @@ from torch.func import functional_call, jvp
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from finf_core.adapter import Adapter
+from finf_core.kernels import plain_kernels
 from finf_core.losses import ExampleLoss
 from finf_core.moving import Deltas, moved
 from finf_core.spec import Difference
@@ -73,7 +74,7 @@ def tangent_nats(adapter: Adapter, batch: Any, deltas: Deltas) -> Tensor:
         result: Tensor = functional_call(model, parameters, (batch,))
         return result
 
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), plain_kernels():
         tangent_N: Tensor = jvp(nats, (primals,), (tangents,))[1]
     return tangent_N
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finf_core.adapter import Adapter
+from finf_core.wide import wide
 
 Gradients = dict[str, Tensor]  # parameter name -> gradient shaped like it, float32 or wider
 
@@ -46,11 +47,6 @@ def row_gradients(
             generator = generator or torch.Generator(next(iter(parameters.values())).device).manual_seed(seed)
             batches = [adapter.sample_labels(batch, generator) for batch in batches]
         yield 1.0, summed_gradient(adapter, batches, parameters)
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """float32, or float64 where the model itself is."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 @contextmanager

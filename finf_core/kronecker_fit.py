@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from finf_core.errors import InputError
-from finf_core.gradients import wide
 from finf_core.kronecker import KroneckerFactors, times
 from finf_core.layers import (
     has_diagonal_inputs,
@@ -26,6 +25,7 @@ from finf_core.layers import (
 )
 from finf_core.losses import ExampleLoss
 from finf_core.recording import Recorder, recording
+from finf_core.wide import wide
 
 SUMS_BYTES = 8 << 30
 LEAST_POSITIONS = 16  # an expert that fewer positions of the sample reached stays where it is

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from finf_core.errors import InputError
+from finf_core.kernels import compiled_nats, head_logits, is_bare_linear, nats_and_slopes
+from finf_core.wide import wide
 
 IGNORE_INDEX = -100  # label of a position with nothing to predict: padding, context
 CHUNK_LOGITS = 1 << 21  # logits alive at once; 8 MiB in float32, so a CPU's cache helps
@@ -55,7 +57,12 @@ def per_example_loss(logits_BTV: Tensor, labels_BT: Tensor) -> ExampleLoss:
 
 
 def chunked_example_loss(
-    hidden_BTD: Tensor, head: Callable[[Tensor], Tensor], num_vocabulary: int, labels_BT: Tensor
+    hidden_BTD: Tensor,
+    head: Callable[[Tensor], Tensor],
+    num_vocabulary: int,
+    labels_BT: Tensor,
+    places_N: Tensor | None = None,
+    compiled: bool = False,
 ) -> ExampleLoss:
     """The same number as `per_example_loss(head(hidden), labels)` without the logits of the whole batch.
 
@@ -67,26 +74,29 @@ def chunked_example_loss(
         hidden_BTD: what the language-model head reads.
         head: (N, D) to (N, V).
         labels_BT: as in `per_example_loss`.
+        places_N: `target_places(labels_BT)`, where it is known: finding it makes the host wait for the device.
+        compiled: take the passes over the logits in compiled kernels (`finf_core.kernels`).
     """
-    is_target_BT = labels_BT != IGNORE_INDEX
-    hidden_ND, labels_N = hidden_BTD[is_target_BT], labels_BT[is_target_BT]
+    places_N = target_places(labels_BT) if places_N is None else places_N
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, places_N)
+    labels_N = labels_BT.flatten().index_select(0, places_N)
     chunk = chunk_targets(num_vocabulary, hidden_BTD.device)
-
-    def chunk_nats(hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
-        return _nats(head(hidden_CD), labels_C)
-
     of_chunk: Callable[[Tensor, Tensor], Tensor]
     if not torch.is_grad_enabled():
-        of_chunk = chunk_nats
+        of_chunk = partial(_chunk_nats, head, compiled)
     elif isinstance(head, nn.Module) and not any(weight.requires_grad for weight in head.parameters()):
-        of_chunk = partial(_FrozenHeadNats.apply, head)
+        of_chunk = partial(_FrozenHeadNats.apply, head, compiled)
     else:
-        of_chunk = partial(checkpoint, chunk_nats, use_reentrant=False)
+        of_chunk = partial(checkpoint, lambda *chunk: _nats(head(chunk[0]), chunk[1]), use_reentrant=False)
     nats_N = torch.cat(list(map(of_chunk, hidden_ND.split(chunk), labels_N.split(chunk))))
-    nats_BT = torch.zeros(labels_BT.shape, dtype=nats_N.dtype, device=nats_N.device).masked_scatter(
-        is_target_BT, nats_N
-    )
-    return ExampleLoss(nats_BT.double().sum(dim=1), is_target_BT.sum(dim=1), nats_N)
+    none_BT = torch.zeros(labels_BT.numel(), dtype=nats_N.dtype, device=nats_N.device)
+    nats_BT = none_BT.scatter(0, places_N, nats_N).view_as(labels_BT)
+    return ExampleLoss(nats_BT.double().sum(dim=1), (labels_BT != IGNORE_INDEX).sum(dim=1), nats_N)
+
+
+def target_places(labels_BT: Tensor) -> Tensor:
+    """(N,) int64: where the targets are in the flattened batch."""
+    return (labels_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
 
 def chunk_targets(num_vocabulary: int, device: torch.device) -> int:
@@ -102,20 +112,27 @@ class _FrozenHeadNats(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, head: nn.Module, hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
-        with torch.enable_grad():
-            leaf_CD = hidden_CD.detach().requires_grad_()
-            nats_C = _nats(head(leaf_CD), labels_C)
-            nats_C.sum().backward()
-        ctx.save_for_backward(leaf_CD.grad)
+    def forward(ctx: Any, head: nn.Module, compiled: bool, hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
+        if compiled and is_bare_linear(head):
+            nats_C, slope_CD = nats_and_slopes(head, hidden_CD, labels_C)
+        else:
+            with torch.enable_grad():
+                leaf_CD = hidden_CD.detach().requires_grad_()
+                nats_C = _nats(head(leaf_CD), labels_C)
+                [slope_CD] = torch.autograd.grad(nats_C.sum(), leaf_CD)
+        ctx.save_for_backward(slope_CD)
         return nats_C.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
         (slope_CD,) = ctx.saved_tensors
-        return None, gradients[0].to(slope_CD.dtype)[:, None] * slope_CD, None
+        return None, None, gradients[0].to(slope_CD.dtype)[:, None] * slope_CD, None
+
+
+def _chunk_nats(head: Callable[[Tensor], Tensor], compiled: bool, hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
+    logits_CV = head_logits(head, hidden_CD)
+    return compiled_nats()(logits_CV, labels_C) if compiled and is_bare_linear(head) else _nats(logits_CV, labels_C)
 
 
 def _nats(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    wide = logits_NV if logits_NV.dtype == torch.float64 else logits_NV.float()
-    return F.cross_entropy(wide, labels_N, ignore_index=IGNORE_INDEX, reduction="none")
+    return F.cross_entropy(wide(logits_NV), labels_N, ignore_index=IGNORE_INDEX, reduction="none")

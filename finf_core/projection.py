@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from finf_core.errors import InputError
-from finf_core.gradients import wide
 from finf_core.layers import has_bias, is_linear, num_inputs, num_outputs, parameter_name, weight_matrix
 from finf_core.moving import Deltas, block_list
+from finf_core.wide import wide
 
 DEFAULT_BLOCKS_SHARE = 1 / 3  # of the blocks, the last ones: docs/PERFORMANCE.md says what it costs in recall
 

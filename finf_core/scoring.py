@@ -104,14 +104,19 @@ class _RowPass:
         row_of_example = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
         examples = [example for row in rows for example in row]
         self.plan = plan_batches([len(example) for example in examples], batch_tokens)
-        self.batches = [adapter.collate([examples[index] for index in indices]) for indices in self.plan]
+        collated = (adapter.collate([examples[index] for index in indices]) for indices in self.plan)
+        self.batches: list[Any] = []
         if base is None:
+            losses = []
             with torch.inference_mode():
-                losses = [adapter.loss(batch) for batch in self.batches]
+                for batch in collated:  # a GPU works on one while the next is made
+                    self.batches.append(batch)
+                    losses.append(adapter.loss(batch))
             self.base = [target_nats(loss) for loss in losses]
             counts = torch.cat([torch.zeros(0, dtype=torch.int64), *(loss.num_targets.cpu() for loss in losses)])
             self._find_order(counts.numpy())
         else:
+            self.batches += collated
             self._find_order(base.num_targets_E[self._planned])
             self.base = self._in_batches(base.nats_N, adapter)
         self.row_of_target_N = np.repeat(row_of_example, self.num_targets_E)

@@ -110,7 +110,7 @@ class _Recording:
     """Which modules began, in order, and what the last block of the trunk returned."""
 
     def __init__(self, module: nn.Module, blocks: nn.ModuleList, first: int) -> None:
-        self.module, self.tail = module, blocks[first:]
+        self.module, self.trunk, self.tail = module, blocks[:first], blocks[first:]
         self.began: list[nn.Module] = []
         self.num_early = 0  # of `began`, before the trunk's end
         self.output: Any = None
@@ -124,6 +124,9 @@ class _Recording:
     def movable(self) -> frozenset[str]:
         """The parameters owned by modules that began after the trunk's end only; tied ones count by all owners."""
         early = {id(p) for part in self.began[: self.num_early] for p in part.parameters(recurse=False)}
+        early |= {
+            id(p) for block in self.trunk for p in block.parameters()
+        }  # compiled, its parts are not seen to begin
         late = {id(p) for part in self.began[self.num_early :] for p in part.parameters(recurse=False)}
         late |= {id(p) for block in self.tail for p in block.parameters()}  # also what this batch did not reach
         return frozenset(name for name, p in self.module.named_parameters() if id(p) in late - early)

@@ -35,6 +35,9 @@ StrategyKind = Annotated[
     str | None, typer.Option(help="auto, every_query, one_pass or grouped; in place of the config's strategy.kind.")
 ]
 BatchTokens = Annotated[int | None, typer.Option(min=1, help="Padded tokens in one forward pass.")]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Compile the model's kernels; default: on a GPU only.")
+]
 CacheTokens = Annotated[bool, typer.Option("--cache-tokens", help="Keep token ids in the store: tokenise once.")]
 
 
@@ -75,6 +78,7 @@ def scan(
     batch_tokens: BatchTokens = None,
     strategy: StrategyKind = None,
     cache_tokens: CacheTokens = False,
+    compiled: Compile = None,
     as_json: Json = False,
 ) -> None:
     """Score every row of the corpus against every query; exit code 3 when leakage was found."""
@@ -82,7 +86,8 @@ def scan(
     from tasks.config import load_config
     from tasks.read_report import read_report, report_summary
 
-    run_uri = scan_flow(load_config(config, strategy), _options(store, actors, ray_address, batch_tokens, cache_tokens))
+    options = _options(store, actors, ray_address, batch_tokens, compiled, cache_tokens)
+    run_uri = scan_flow(load_config(config, strategy), options)
     report = read_report(run_uri)
     _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
     if report["summary"]["num_leaked"]:
@@ -94,6 +99,7 @@ def plan(
     config: Config,
     store: Store = "finf-store",
     batch_tokens: BatchTokens = None,
+    compiled: Compile = None,
     strategy: StrategyKind = None,
     price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of a machine as fast as this one.")] = None,
     as_json: Json = False,
@@ -103,7 +109,7 @@ def plan(
     from tasks.config import load_config
     from tasks.plan import plan_scan
 
-    options = _options(store, None, None, batch_tokens)
+    options = _options(store, None, None, batch_tokens, compiled)
     found = plan_scan(load_config(config, strategy), options, price_per_hour)
     _show(asdict(found), as_json, describe_plan(found))
 
@@ -165,13 +171,18 @@ def report(run: Run, as_json: Json = False) -> None:
 
 
 def _options(
-    store: str, actors: int | None, ray_address: str | None, batch_tokens: int | None, cache_tokens: bool = False
+    store: str,
+    actors: int | None,
+    ray_address: str | None,
+    batch_tokens: int | None,
+    compiled: bool | None,
+    cache_tokens: bool = False,
 ) -> "RunOptions":
     from tasks.actor_pool import PoolOptions
     from tasks.options import RunOptions
 
     pool = PoolOptions(num_actors=actors, ray_address=ray_address)
-    return RunOptions(store=store, batch_tokens=batch_tokens, cache_tokens=cache_tokens, pool=pool)
+    return RunOptions(store=store, batch_tokens=batch_tokens, compiled=compiled, cache_tokens=cache_tokens, pool=pool)
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:

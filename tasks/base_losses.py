@@ -20,7 +20,9 @@ from finf_core.scores import Floats, Ints
 from finf_core.scoring import BaseNats
 from finf_core.windows import TokenIds, Window
 from tasks import storage
-from tasks.corpus import CorpusRow
+from tasks.checkpoint import LoadedModel
+from tasks.corpus import CorpusRow, Unit
+from tasks.job import ScanJob
 
 DIGEST_KEY = b"finf.base.digest"
 
@@ -102,15 +104,23 @@ def read_base(uri: str) -> BaseEntry | None:
     return entry if is_whole else None
 
 
-def arithmetic(with_gradients: bool = False) -> str:
-    """What rounds: a base pass of other hardware, or of other threads, would not cancel bit by bit."""
+def base_uri(model: LoadedModel, job: ScanJob, unit: Unit, with_gradients: bool) -> str:
+    """Where the base losses of a unit lie that a forward pass gives, or one with gradients."""
+    batch_tokens = model.gradient_batch_tokens if with_gradients else model.batch_tokens
+    return job.base_uri(unit, batch_tokens, arithmetic(model.adapter.compiled, with_gradients))
+
+
+def arithmetic(compiled: bool, with_gradients: bool = False) -> str:
+    """What rounds: a base pass of other hardware, other kernels or other threads would not cancel bit by bit."""
     if torch.cuda.is_available():
         where = torch.cuda.get_device_name()
     else:
         where = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
     versions = f"torch {torch.__version__}, transformers {version('transformers')}"
     matmul = f"{torch.get_float32_matmul_precision()} precision"
-    return f"{versions}, {where}, {matmul}{', with gradients' if with_gradients else ''}"
+    return (
+        f"{versions}, {where}, {matmul}{', compiled' if compiled else ''}{', with gradients' if with_gradients else ''}"
+    )
 
 
 def _num_targets(window: Window) -> int:

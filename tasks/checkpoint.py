@@ -26,6 +26,7 @@ WEIGHTS, PICKLES = "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt"
 DESCRIBED_BY = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")  # what a digest covers
 READ_BYTES = 1 << 22
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # on a CPU a small batch stays in its cache and holds little padding
+GRADIENT_SHARE = {"cpu": 1, "cuda": 4}  # a pass with gradients keeps what the blocks saw: so many times smaller batches
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class LoadedModel:
     tokenizer: "PreTrainedTokenizerBase"
     context_tokens: int
     batch_tokens: int  # padded tokens in one forward pass
+
+    @property
+    def gradient_batch_tokens(self) -> int:
+        """Padded tokens in one forward and backward pass."""
+        return max(1, self.batch_tokens // GRADIENT_SHARE[self.adapter.head.weight.device.type])
 
 
 def local_checkpoint(path: str) -> Path:
@@ -61,8 +67,12 @@ def digest_checkpoint(folder: Path) -> str:
     return fingerprint({file.name: digest_chunks(_chunks(file)) for file in files})
 
 
-def load_model(spec: ModelSpec, batch_tokens: int | None = None) -> LoadedModel:
+def load_model(spec: ModelSpec, batch_tokens: int | None = None, compiled: bool | None = None) -> LoadedModel:
     """Load model and tokenizer on the GPU if there is one, refusing whatever would score silently wrong.
+
+    Args:
+        batch_tokens: padded tokens in one forward pass; None: what suits the device.
+        compiled: whether to run compiled kernels (`finf_core.kernels`); None: on a GPU, where they pay.
 
     Raises:
         CheckpointError: unreadable or incomplete weights, or a tokenizer that does not fit the model.
@@ -89,7 +99,7 @@ def load_model(spec: ModelSpec, batch_tokens: int | None = None) -> LoadedModel:
             f"{spec.path}: {len(missing)} weights are missing or misshapen, the first is {missing[0]}"
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapter = CausalLM(model.to(device))
+    adapter = CausalLM(model.to(device), device == "cuda" if compiled is None else compiled)
     _check_tokenizer(tokenizer, adapter, spec.path)
     return LoadedModel(adapter, tokenizer, _context_tokens(spec, adapter), batch_tokens or BATCH_TOKENS[device])
 

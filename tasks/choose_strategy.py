@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finf_core.adjoint import row_changes
 from finf_core.errors import InputError
+from finf_core.kernels import plain_kernels
 from finf_core.layers import factored_layers
 from finf_core.moving import moving_parameters
 from finf_core.projection import Projection, blank_projection, last_blocks, projectable_layers
@@ -100,7 +101,7 @@ def measure_passes(model: LoadedModel, job: ScanJob, units: Sequence[Unit], num_
     costs = PassCosts(sum(num_rows for num_rows, _ in sample), num_tokens, flops, seconds, per_query_flops)
     try:
         projection = _blank(model, job, moving, num_queries)
-        one_pass = _measure(lambda: row_changes(model.adapter, windows, projection, model.batch_tokens))
+        one_pass = _measure(lambda: row_changes(model.adapter, windows, projection, model.gradient_batch_tokens))
     except InputError as error:
         return replace(costs, no_one_pass=str(error))
     except torch.OutOfMemoryError:
@@ -168,6 +169,6 @@ def _measure(run: Callable[[], Any]) -> tuple[float, float]:
 
 
 def _count(run: Callable[[], Any]) -> float:
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter, plain_kernels():
         run()
     return float(counter.get_total_flops())

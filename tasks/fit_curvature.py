@@ -55,7 +55,7 @@ def fit_on_corpus(model: LoadedModel, job: ScanJob) -> CurvatureCost:
 
 
 def _fit(model: LoadedModel, job: ScanJob, rows: Sequence[Sequence[Window]]) -> dict[str, Tensor]:
-    curvature = fit_on_rows(model.adapter, rows, job.spec.update, model.batch_tokens)
+    curvature = fit_on_rows(model.adapter, rows, job.spec.update, model.gradient_batch_tokens)
     return {} if curvature is None else curvature.tensors()
 
 

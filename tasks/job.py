@@ -25,6 +25,7 @@ class ScanJob:
     spec: ScanSpec
     store: str
     batch_tokens: int | None  # a run option that the actors need; in no fingerprint
+    compiled: bool | None = None  # likewise
     cache_tokens: bool = False  # likewise
     model_digest: str
     shards_digest: str

@@ -9,5 +9,6 @@ from tasks.actor_pool import PoolOptions
 class RunOptions:
     store: str = "finf-store"  # folder or s3:// URI that holds runs and the cache
     batch_tokens: int | None = None  # padded tokens in one forward pass; None: what suits the actor's device
+    compiled: bool | None = None  # kernels compiled for the model; None: on a GPU, where they pay
     cache_tokens: bool = False  # keep the corpus's token ids beside its base losses
     pool: PoolOptions = field(default_factory=PoolOptions)

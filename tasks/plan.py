@@ -51,7 +51,7 @@ def plan_scan(spec: ScanSpec, options: RunOptions, price_per_hour: float | None 
     """
     inputs = find_inputs(spec, options)
     units = list(plan_units(inputs.shards))
-    model = load_model(spec.model, options.batch_tokens)
+    model = load_model(spec.model, options.batch_tokens, options.compiled)
     sample = random.Random(SAMPLE_SEED).sample(units, min(SAMPLE_UNITS, len(units)))
     costs = measure_passes(model, inputs.job, sample, len(inputs.queries))
     num_rows = sum(shard.num_rows for shard in inputs.shards)

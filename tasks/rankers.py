@@ -79,7 +79,7 @@ class OnePass:
         self.num_targets_Q = np.array([updates.numbers(query.digest)["num_targets"] for query in queries])
 
     def rank_windows(self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None) -> RankedRows:
-        changes = row_changes(self.model.adapter, rows, self.projection, self.model.batch_tokens)
+        changes = row_changes(self.model.adapter, rows, self.projection, self.model.gradient_batch_tokens)
         return rank_changes(changes, self.moved_Q, self.num_targets_Q, self.rank)
 
 

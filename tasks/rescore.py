@@ -21,7 +21,7 @@ from finf_core.top_k import CANDIDATES, merge_top
 from finf_core.updates import MirroredUpdate
 from finf_core.windows import Window
 from tasks import storage
-from tasks.base_losses import arithmetic, read_base
+from tasks.base_losses import base_uri, read_base
 from tasks.bundles import SECONDS_KEY, Bundle, Line, bundle_uri, make_bundle, read_candidates
 from tasks.candidates import candidates_table
 from tasks.checkpoint import LoadedModel
@@ -102,7 +102,7 @@ def _read_rows(model: LoadedModel, job: ScanJob, lines: Sequence[Line]) -> dict[
         found = [row for group in read_unit(unit, job.spec.corpus) for row in group if row.row in numbers]
         windows = encode_corpus_rows(model, job.spec.model, found, unit.shard)
         one_pass = job.first_pass.kind == "one_pass"
-        base = read_base(job.base_uri(unit, model.batch_tokens, arithmetic(with_gradients=one_pass)))
+        base = read_base(base_uri(model, job, unit, with_gradients=one_pass))
         for row, each in zip(found, windows, strict=True):
             nats_N = None if base is None else base.of_row(row.row)
             rows[unit.shard, row.row] = KeptRow(row, each, nats_N)

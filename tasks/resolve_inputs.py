@@ -50,6 +50,7 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
         spec=spec,
         store=options.store,
         batch_tokens=options.batch_tokens,
+        compiled=options.compiled,
         cache_tokens=options.cache_tokens,
         model_digest=model_digest,
         shards_digest=digest_shards(shards),

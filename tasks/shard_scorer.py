@@ -20,7 +20,7 @@ from finf_core.spec import WITHOUT_CURVATURE
 from finf_core.strategy import Strategy
 from finf_core.top_k import merge_top
 from tasks.bad_rows import Skipped, skip_row
-from tasks.base_losses import BaseEntry, arithmetic, join_entries, publish_base, read_base
+from tasks.base_losses import BaseEntry, base_uri, join_entries, publish_base, read_base
 from tasks.bundles import Bundle
 from tasks.candidates import candidates_table
 from tasks.check_model import ModelCheck, check_model_on_rows
@@ -49,7 +49,7 @@ class ShardScorer:
     def __init__(self, job: ScanJob) -> None:
         self.job = job
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores are torch's
-        self.model = load_model(job.spec.model, job.batch_tokens)
+        self.model = load_model(job.spec.model, job.batch_tokens, job.compiled)
 
     def ping(self) -> str:
         return "ready"
@@ -79,7 +79,7 @@ class ShardScorer:
             return None
         fitted = curvature_from_tensors(update, read_curvature(self.job.curvature_uri))
         rows = sample_rows(self.model, self.job, update.refine_rows) if update.refine_steps else []
-        return refine_if_asked(self.model.adapter, rows, update, fitted, self.model.batch_tokens)
+        return refine_if_asked(self.model.adapter, rows, update, fitted, self.model.gradient_batch_tokens)
 
     @cached_property
     def settled(self) -> ScanJob:
@@ -107,14 +107,14 @@ class ShardScorer:
     def score(self, unit: Unit) -> UnitReceipt:
         """Rank every row of a unit for every query; publish its base losses, the best rows and the histogram."""
         started = time.monotonic()
-        base_uri = self.settled.base_uri(unit, self.model.batch_tokens, arithmetic(not self.ranker.uses_base))
-        cached = read_base(base_uri) if self.ranker.uses_base or self.job.cache_tokens else None
+        uri = base_uri(self.model, self.settled, unit, with_gradients=not self.ranker.uses_base)
+        cached = read_base(uri) if self.ranker.uses_base or self.job.cache_tokens else None
         with read_ahead(prepare_row_groups(self.model, self.settled, unit, cached), GROUPS_AHEAD) as groups:
             blocks = [self._rank_row_group(unit.shard, group) for group in groups]
         tables, counts, receipts, entries = zip(*blocks, strict=True)
         entry = join_entries(entries)
         if cached is None or not cached.holds(entry):
-            publish_base(base_uri, entry)  # before the scores: a finished unit has its base losses
+            publish_base(uri, entry)  # before the scores: a finished unit has its base losses
         receipt = UnitReceipt.total(receipts, time.monotonic() - started)
         best = merge_top(tables, self.ranker.rank)
         publish_unit(self.settled.score_uri(unit), self.ranker.columns, best, sum(counts), receipt)

@@ -1,0 +1,9 @@
+"""The dtype in which sums, losses and products of gradients are taken."""
+
+import torch
+from torch import Tensor
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """float32, or float64 where the model itself is."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
