@@ -115,8 +115,8 @@ class CausalLM:
         is_coarse = self.head.weight.dtype not in (torch.float32, torch.float64)
         if not gap <= (COARSE_TOLERANCE * _mean_gap(*plain_SN) if is_coarse else PROBE_TOLERANCE):
             raise CheckpointError(
-                f"{type(self.model).__name__}: compiled kernels give other losses than plain ones (by {gap:.3g} nats per "
-                "target); run with --no-compile"
+                f"{type(self.model).__name__}: compiled kernels give other losses than plain ones (by {gap:.3g} nats "
+                "per target); run with --no-compile"
             )
 
     def _hidden(self, batch: TokenBatch) -> Tensor:

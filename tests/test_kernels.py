@@ -1,4 +1,4 @@
-"""Compiled kernels and wide logits: `finf_core.kernels`. Everything that a compiled model gives, a plain one gives too."""
+"""Compiled kernels and wide logits (`finf_core.kernels`): what a compiled model gives, a plain one gives too."""
 
 import copy
 from collections.abc import Callable
