@@ -22,7 +22,8 @@ from finf_core.errors import InputError
 from finf_core.spec import StrategyKind, StrategySpec
 
 BLOCK_SHARE = 0.25  # as many rows, of those kept by rank.by, are kept by their best block or span too
-ROWS_OF_ONE_PASS = 2  # a kept row and query cost so many mean rows: kept rows are longer than most, and the share above
+RESCORING_PASSES = 1.1  # what scoring the kept rows may cost, in forward passes over the corpus
+ROWS_OF_KEPT = 1.7  # a kept row and query cost so many mean rows: kept rows are longer than most, and the share above
 WORTH_IT = 0.5  # of the cost of every query on every row
 
 Q = TypeVar("Q")
@@ -83,14 +84,16 @@ def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ..
 
 def rows_to_keep(spec: StrategySpec, top_k: int, num_rows: int, num_queries: int) -> int:
     """How many rows the first pass keeps for each query: as asked for, or as many as are listed, or as many as cost
-    about one forward pass over the corpus to score, whichever is more.
+    about `RESCORING_PASSES` to score, whichever is more.
 
-    To the nearest power of two, so that a corpus that grows a little keeps as many, and its finished units stay valid.
+    In steps of a quarter of a power of two (4, 5, 6, 7, 8, 10, 12, …), so that a corpus that grows a little keeps as
+    many, and its finished units stay valid.
     """
     if spec.rescored_rows is not None:
         return spec.rescored_rows
-    affordable = num_rows / (ROWS_OF_ONE_PASS * num_queries)
-    return max(top_k, 2 ** round(math.log2(affordable)) if affordable > 1 else 1)
+    affordable = max(1.0, RESCORING_PASSES * num_rows / (ROWS_OF_KEPT * num_queries))
+    step = max(1, 2 ** (math.floor(math.log2(affordable)) - 2))
+    return max(top_k, step * round(affordable / step))
 
 
 def choose_strategy(spec: StrategySpec, counts: Counts) -> Strategy:
