@@ -43,7 +43,7 @@ Place = tuple[str, int]  # shard and row
 def keep_rows(job: ScanJob) -> str:
     """Merge the first pass and publish what it keeps; returns the URI."""
     columns = group_columns(job, read_queries(job.queries_uri))
-    publish_candidates(job, columns, merge_scores(job).best)
+    publish_candidates(job, columns, merge_scores(job, job.first_pass_rank).best)
     return job.candidates_uri
 
 
