@@ -54,7 +54,10 @@ def merge_units(uris: Iterable[str], num_queries: int, rank: RankSpec | None, ma
         group_bytes += unit.nbytes
         if len(group) == GROUP_UNITS or group_bytes > max(GROUP_BYTES, merged.best.nbytes):
             merged, group, group_bytes = _merge_group(merged, group, rank, max_skipped), [], 0
-    return _merge_group(merged, group, rank, max_skipped) if group else merged
+    merged = _merge_group(merged, group, rank, max_skipped) if group else merged
+    del group
+    pa.default_memory_pool().release_unused()  # what the readers' threads leave behind
+    return merged
 
 
 def _most_bytes(num_queries: int, rank: RankSpec | None) -> int:
