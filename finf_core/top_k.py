@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from finf_core.scores import Floats
 from finf_core.spec import RankSpec
@@ -43,16 +44,23 @@ def merge_top(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
     Returns:
         `CANDIDATES`, ordered by query and `rank.by`. The largest mirror ratio of each query is always among them.
     """
-    table = _sorted(pa.concat_tables(tables), "mirror_ratio")
-    table = table.append_column("_kept", pa.array(ranks(table["query_id"]) <= rank.num_by_ratio))
-    table = _sorted(table, rank.by)
-    kept = table["_kept"].to_numpy() | (ranks(table["query_id"]) <= rank.top_k)
-    return table.filter(pa.array(kept)).drop_columns("_kept")
+    table = pa.concat_tables(tables)
+    is_kept = _is_among_best(table, rank.by, rank.top_k) | _is_among_best(table, "mirror_ratio", rank.num_by_ratio)
+    kept = table.filter(pa.array(is_kept))  # texts are copied when most rows are gone
+    return kept.take(_order(kept, rank.by))
 
 
-def _sorted(table: pa.Table, by: str) -> pa.Table:
-    order = [("query_id", "ascending"), (by, "descending"), ("shard", "ascending"), ("row", "ascending")]
-    return table.sort_by(order)
+def _is_among_best(table: pa.Table, by: str, k: int) -> npt.NDArray[np.bool_]:
+    """Of each row, in the order of the table: whether it is one of the k best of its query."""
+    order = _order(table, by)
+    is_among = np.empty(len(table), dtype=np.bool_)
+    is_among[order.to_numpy()] = ranks(table["query_id"].take(order)) <= k
+    return is_among
+
+
+def _order(table: pa.Table, by: str) -> pa.UInt64Array:
+    keys = [("query_id", "ascending"), (by, "descending"), ("shard", "ascending"), ("row", "ascending")]
+    return pc.sort_indices(table, sort_keys=keys)
 
 
 def ranks(sorted_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:

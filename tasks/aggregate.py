@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from finf_core.scores import Ints
+from finf_core.spec import RankSpec
 from finf_core.top_k import ranks
 from finf_core.verdict import decide
 from tasks import storage
@@ -38,7 +39,7 @@ class Totals:
 def aggregate(job: ScanJob) -> str:
     """Publish top.parquet, queries.parquet and, last, totals.json; returns its URI."""
     queries = read_queries(job.queries_uri)
-    merged = merge_scores(job)
+    merged = merge_scores(job, None if job.has_first_pass else job.spec.rank)
     best, counts_QK, kept_seconds = merged.best, merged.counts_QK, 0.0
     if job.has_first_pass:
         best, kept_seconds = read_kept(job)
@@ -50,13 +51,12 @@ def aggregate(job: ScanJob) -> str:
     return job.totals_uri
 
 
-def merge_scores(job: ScanJob) -> MergedUnits:
-    """All units of the pass over the corpus."""
+def merge_scores(job: ScanJob, rank: RankSpec | None) -> MergedUnits:
+    """All units of the pass over the corpus; with a rank, their best rows too."""
     queries = read_queries(job.queries_uri)
     columns = group_columns(job, queries) if job.has_first_pass else queries
     folder, fingerprint = job.scores_uri, job.scores_fingerprint
     uris = (storage.join(folder, unit.name(fingerprint)) for unit in planned_units(job))
-    rank = job.first_pass_rank if job.has_first_pass else job.spec.rank
     return merge_units(uris, len(columns), rank, NAMED_SKIPPED_ROWS)
 
 

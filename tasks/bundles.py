@@ -41,10 +41,10 @@ class Bundle:
 def planned_bundles(job: ScanJob) -> Iterator[Bundle]:
     """Every bundle of the run, in the order of its queries."""
     query_ids = [query.query_id for query in read_queries(job.queries_uri)]
-    lines_of = read_candidates(job, query_ids)
+    table = storage.read_table(job.candidates_uri)
     for start in range(0, len(query_ids), BUNDLE_QUERIES):
         some = tuple(query_ids[start : start + BUNDLE_QUERIES])
-        yield make_bundle(some, lines_of)
+        yield make_bundle(some, _lines_of(table, some))  # only their lines become Python objects
 
 
 def make_bundle(query_ids: tuple[str, ...], lines_of: Mapping[str, Sequence[Line]]) -> Bundle:
@@ -76,7 +76,10 @@ def rescore(job: ScanJob, pool: ActorPool, meter: Meter) -> str:
 
 def read_candidates(job: ScanJob, query_ids: Sequence[str]) -> dict[str, list[Line]]:
     """query_id -> its lines, for the queries that have any."""
-    table = storage.read_table(job.candidates_uri)
+    return _lines_of(storage.read_table(job.candidates_uri), query_ids)
+
+
+def _lines_of(table: pa.Table, query_ids: Sequence[str]) -> dict[str, list[Line]]:
     lines_of: dict[str, list[Line]] = defaultdict(list)
     for line in table.filter(pc.is_in(table["query_id"], pa.array(query_ids, pa.string()))).to_pylist():
         lines_of[line["query_id"]].append(line)

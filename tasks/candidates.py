@@ -23,12 +23,14 @@ def candidates_table(
     ranked: RankedRows,
     query_ids: Sequence[str],
     tokenizer: "PreTrainedTokenizerBase | None" = None,
+    with_excerpts: bool = True,
 ) -> pa.Table:
     """One line (`CANDIDATES`) per query and kept row.
 
     Args:
         shards: of each row.
         tokenizer: gives the excerpts of rows that hold token ids; without it they are empty.
+        with_excerpts: they are most of a line; a pass that only chooses rows leaves them out (null).
     """
     query = np.repeat(np.arange(len(query_ids)), [len(indices) for indices in ranked.kept])
     row = np.concatenate(ranked.kept) if ranked.kept else np.zeros(0, dtype=np.int64)
@@ -47,7 +49,7 @@ def candidates_table(
         "others_spread": _known(ranked.others.spread_RQ[row, query]),
         "base_nats": ranked.base_nats_R[row],
         "num_targets": ranked.num_targets_R[row],
-        "text_excerpt": _spread([_excerpt(each, tokenizer) for each in kept], place),
+        "text_excerpt": _spread([_excerpt(each, tokenizer) if with_excerpts else None for each in kept], place),
     }
     return pa.table(columns, schema=CANDIDATES)
 

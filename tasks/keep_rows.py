@@ -4,11 +4,14 @@ candidates.parquet, in the run's folder: query_id, shard, row, the row's ratios 
 `others_spread`) as the first pass saw them, and the unit that holds the row.
 """
 
-from collections import defaultdict
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks import storage
 from tasks.aggregate import merge_scores
@@ -43,7 +46,7 @@ Place = tuple[str, int]  # shard and row
 def keep_rows(job: ScanJob) -> str:
     """Merge the first pass and publish what it keeps; returns the URI."""
     columns = group_columns(job, read_queries(job.queries_uri))
-    publish_candidates(job, columns, merge_scores(job).best)
+    publish_candidates(job, columns, merge_scores(job, job.first_pass_rank).best)
     return job.candidates_uri
 
 
@@ -58,25 +61,54 @@ def publish_candidates(job: ScanJob, columns: Mapping[str, Sequence[Query]], bes
         columns: the queries that each column of the first pass stands for.
         best: the first pass' units, merged.
     """
-    lines: dict[tuple[str, Place], Line] = {}
-    for line in best.select(["query_id", "shard", "row", "others_mean", "others_spread"]).to_pylist():
-        for query in columns[line["query_id"]]:
-            lines[query.query_id, (line["shard"], line["row"])] = line | {"query_id": query.query_id}
-    unit_of = _units_of(job, [place for _, place in lines])
-    for (_, place), line in lines.items():
-        line |= {name: getattr(unit_of[place], name) for name in UNIT_FIELDS}
-    ordered = [lines[key] for key in sorted(lines)]
-    storage.publish_table(job.candidates_uri, pa.Table.from_pylist(ordered, SCHEMA))
+    lines = _lines_of_queries(columns, best.select(["query_id", *SCHEMA.names[1:5]]))
+    storage.publish_table(job.candidates_uri, _with_units(lines, planned_units(job)))
 
 
-def _units_of(job: ScanJob, places: Iterable[Place]) -> dict[Place, Unit]:
-    """The unit that holds each row."""
-    rows_of: dict[str, list[int]] = defaultdict(list)
-    for shard, row in places:
-        rows_of[shard].append(row)
-    return {
-        (unit.shard, row): unit
-        for unit in planned_units(job)
-        for row in rows_of.get(unit.shard, [])
-        if unit.first_row <= row < unit.first_row + unit.num_rows
-    }
+def _lines_of_queries(columns: Mapping[str, Sequence[Query]], best: pa.Table) -> pa.Table:
+    """Each query's lines, once each: first by shard, then by row, then by query.
+
+    In Arrow's memory throughout: how many rows are kept grows with the corpus, and a line as a dict takes kilobytes.
+    """
+    tables = [best.slice(0, 0)]
+    for column, (start, stop) in _ranges(best["query_id"]).items():
+        for query in columns[column]:
+            query_ids = pa.array([query.query_id] * (stop - start), pa.string())
+            tables.append(best.slice(start, stop - start).set_column(0, "query_id", query_ids))
+    key = ["shard", "row", "query_id"]
+    table = pa.concat_tables(tables).sort_by([(name, "ascending") for name in key])
+    return table.filter(pa.array(_is_first(table.select(key))))
+
+
+def _is_first(table: pa.Table) -> npt.NDArray[np.bool_]:
+    """Whether each line of a sorted table differs from the one before it."""
+    is_first = np.zeros(len(table), dtype=np.bool_)
+    is_first[:1] = True
+    for column in table.columns:
+        is_first[1:] |= pc.not_equal(column.slice(1), column.slice(0, max(0, len(table) - 1))).to_numpy()
+    return is_first
+
+
+def _with_units(lines: pa.Table, units: Iterable[Unit]) -> pa.Table:
+    """Lines that are sorted by shard and row, with the unit that holds each; then sorted by query."""
+    row_N, owner_N = lines["row"].to_numpy(), np.zeros(len(lines), dtype=np.int64)
+    range_of, owners = _ranges(lines["shard"]), list[Unit]()
+    for unit in units:
+        start, stop = range_of.get(unit.shard, (0, 0))
+        wanted = [unit.first_row, unit.first_row + unit.num_rows]
+        first, last = start + np.searchsorted(row_N[start:stop], wanted)
+        if first < last:
+            owner_N[first:last] = len(owners)
+            owners.append(unit)
+    for name in UNIT_FIELDS:
+        kind = SCHEMA.field(name).type
+        lines = lines.append_column(name, pa.array([getattr(unit, name) for unit in owners], kind).take(owner_N))
+    return lines.sort_by([(name, "ascending") for name in ("query_id", "shard", "row")]).cast(SCHEMA)
+
+
+def _ranges(sorted_ids: pa.ChunkedArray) -> dict[str, tuple[int, int]]:
+    """Where the lines of each id, which lie together, begin and end."""
+    counts = pc.value_counts(sorted_ids)  # in the order in which they come
+    stops = np.cumsum(counts.field("counts").to_numpy()).tolist()
+    ranges = itertools.pairwise([0, *stops])
+    return dict(zip(counts.field("values").to_pylist(), ranges, strict=True))

@@ -7,6 +7,7 @@ order of the units nor how they are grouped changes the result.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +18,13 @@ from finf_core.spec import RankSpec
 from finf_core.top_k import CANDIDATES, merge_top
 from tasks import storage
 from tasks.bounded_map import bounded_map
-from tasks.unit_result import UnitReceipt, join_unit_results
+from tasks.corpus import UNIT_ROWS
+from tasks.unit_result import HISTOGRAMS, UnitReceipt, join_unit_results
 
 READERS = 16  # most of their time is spent waiting for the store
-CANDIDATES_AHEAD = 65_536  # in units that are being read or wait for their merge
-GROUP_UNITS, GROUP_BYTES = 256, 16 << 20  # one of them full: merge the group
+AHEAD_BYTES = 32 << 20  # at most, of units that are being read or wait for their merge
+CANDIDATE_BYTES, BIN_BYTES = 512, 8  # in memory, about; half of the first is an excerpt
+GROUP_UNITS, GROUP_BYTES = 256, 4 << 20  # one of them full: merge the group
 
 
 @dataclass(frozen=True)
@@ -32,32 +35,45 @@ class MergedUnits:
     num_skipped: int  # `receipt.skipped` names the first of them only
 
 
-def merge_units(uris: Iterable[str], num_queries: int, rank: RankSpec, max_skipped: int) -> MergedUnits:
+def merge_units(uris: Iterable[str], num_queries: int, rank: RankSpec | None, max_skipped: int) -> MergedUnits:
     """Read and merge the objects of `tasks.unit_result.publish_unit`, all of the same queries in the same order.
 
     Args:
         uris: a stream; pulled a little ahead of the merging.
+        rank: None: only histograms and receipts are wanted, so candidates are not even read.
         max_skipped: skipped rows to name; all are counted.
     """
     nothing = UnitReceipt(0, 0, 0, 0.0)
     merged = MergedUnits(CANDIDATES.empty_table(), np.zeros((num_queries, NUM_BINS + 2), np.int64), nothing, 0)
-    num_ahead = min(GROUP_UNITS, max(2, CANDIDATES_AHEAD // (num_queries * rank.top_k)))
+    num_ahead = min(GROUP_UNITS, max(2, AHEAD_BYTES // max(1, _most_bytes(num_queries, rank))))
+    read = partial(storage.read_table, columns=HISTOGRAMS if rank is None else None)
     group: list[pa.Table] = []
     group_bytes = 0
-    for unit in bounded_map(storage.read_table, uris, min(READERS, num_ahead), num_ahead):
+    for unit in bounded_map(read, uris, min(READERS, num_ahead), num_ahead):
         group.append(unit)
         group_bytes += unit.nbytes
         if len(group) == GROUP_UNITS or group_bytes > max(GROUP_BYTES, merged.best.nbytes):
             merged, group, group_bytes = _merge_group(merged, group, rank, max_skipped), [], 0
-    return _merge_group(merged, group, rank, max_skipped) if group else merged
+    merged = _merge_group(merged, group, rank, max_skipped) if group else merged
+    del group
+    pa.default_memory_pool().release_unused()  # what the readers' threads leave behind
+    return merged
 
 
-def _merge_group(merged: MergedUnits, group: Sequence[pa.Table], rank: RankSpec, max_skipped: int) -> MergedUnits:
+def _most_bytes(num_queries: int, rank: RankSpec | None) -> int:
+    """Of a unit of `UNIT_ROWS` rows."""
+    num_candidates = 0 if rank is None else min(UNIT_ROWS, rank.top_k + rank.num_by_ratio)
+    return num_queries * (num_candidates * CANDIDATE_BYTES + NUM_BINS * BIN_BYTES)
+
+
+def _merge_group(
+    merged: MergedUnits, group: Sequence[pa.Table], rank: RankSpec | None, max_skipped: int
+) -> MergedUnits:
     found = join_unit_results(group)
     receipts = [merged.receipt, *found.receipts]
     total = UnitReceipt.total(receipts, sum(receipt.seconds for receipt in receipts))
     return MergedUnits(
-        best=merge_top([merged.best, found.candidates], rank),
+        best=merged.best if rank is None else merge_top([merged.best, found.candidates], rank),
         counts_QK=merged.counts_QK + found.counts_QK,
         receipt=replace(total, skipped=total.skipped[:max_skipped]),
         num_skipped=merged.num_skipped + sum(len(receipt.skipped) for receipt in found.receipts),

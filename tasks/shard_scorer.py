@@ -124,7 +124,14 @@ class ShardScorer:
         ranked = self.ranker.rank_windows(group.windows, group.base)
         skipped = group.skipped + self._unscored(shard, group.good, ranked.num_targets_R, ranked.not_finite)
         shards = [shard] * len(group.good)
-        table = candidates_table(shards, group.good, ranked, self.ranker.columns, self.model.tokenizer)
+        table = candidates_table(
+            shards,
+            group.good,
+            ranked,
+            self.ranker.columns,
+            self.model.tokenizer,
+            with_excerpts=not self.settled.has_first_pass,  # then the rows that are kept are read again
+        )
         receipt = UnitReceipt(group.num_rows, group.num_tokens, int(ranked.num_targets_R.sum()), 0.0, tuple(skipped))
         with_tokens = self.job.cache_tokens and self.job.spec.corpus.tokens_column is None
         return table, ranked.counts_QK, receipt, group.base_entry(ranked, with_tokens)

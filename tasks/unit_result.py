@@ -20,6 +20,7 @@ from tasks import storage
 from tasks.bad_rows import Skipped
 
 METADATA_KEY = b"finf.unit"
+HISTOGRAMS = ("query_id", "ratio_counts")  # the columns of a unit's object beside its candidates
 
 
 @dataclass(frozen=True)
@@ -80,16 +81,23 @@ def read_unit_result(uri: str) -> tuple[pa.Table, Ints, UnitReceipt]:
 
 
 def join_unit_results(objects_U: Sequence[pa.Table]) -> UnitResults:
-    """Take apart the objects of one or more units of the same run, as `storage.read_table` gives them."""
+    """Take apart the objects of one or more units of the same run, as `storage.read_table` gives them.
+
+    Where only `HISTOGRAMS` was read of them, there are no candidates.
+    """
     receipts = [_receipt(table) for table in objects_U]
     table = pa.concat_tables([table.replace_schema_metadata(None) for table in objects_U]).combine_chunks()
     num_queries = len(table) // len(objects_U)
     counts_UQK = table["ratio_counts"].combine_chunks().flatten().to_numpy().reshape(len(objects_U), num_queries, -1)
+    candidates = _candidates(table) if "top" in table.column_names else CANDIDATES.empty_table()
+    return UnitResults(candidates, counts_UQK.sum(axis=0), receipts)
+
+
+def _candidates(table: pa.Table) -> pa.Table:
     top = table["top"].combine_chunks()
     owners = np.repeat(np.arange(len(table)), top.value_lengths().to_numpy())
     query_id = table["query_id"].take(pa.array(owners))
-    candidates = pa.Table.from_struct_array(top.flatten()).add_column(0, "query_id", query_id).cast(CANDIDATES)
-    return UnitResults(candidates, counts_UQK.sum(axis=0), receipts)
+    return pa.Table.from_struct_array(top.flatten()).add_column(0, "query_id", query_id).cast(CANDIDATES)
 
 
 def _receipt(table: pa.Table) -> UnitReceipt:

@@ -22,6 +22,7 @@ from tasks.resolve_inputs import resolve_inputs
 from tasks.run_status import run_status
 from tasks.score_shards import planned_units
 from tasks.shard_scorer import ShardScorer
+from tasks.unit_result import read_unit_result
 
 NUM_ROWS, NUM_QUERIES = 96, 12
 SCORES = ["score", "mirror_ratio", "row_ratio", "base_nats"]
@@ -103,6 +104,18 @@ def test_by_default_no_fewer_rows_are_kept_than_are_to_be_listed(spec: ScanSpec,
     listed = dataclasses.replace(spec, rank=dataclasses.replace(spec.rank, top_k=30))
     found = lines(run(listed, tmp_path, kind="one_pass"))
     assert min(sum(key[0] == str(query) for key in found) for query in range(NUM_QUERIES)) >= 30
+
+
+@pytest.mark.parametrize("kind", ["one_pass", "grouped"])
+def test_a_first_pass_publishes_no_texts_and_the_rows_that_are_listed_have_theirs(
+    spec: ScanSpec, tmp_path: Path, kind: str
+) -> None:
+    job = run(spec, tmp_path, kind=kind, rescored_rows=2)
+    for unit in planned_units(job):
+        candidates, _, _ = read_unit_result(job.score_uri(unit))
+        assert len(candidates) > 0
+        assert candidates["text_excerpt"].null_count == len(candidates)
+    assert all(line["text_excerpt"] for line in lines(job).values())
 
 
 def test_no_kept_row_at_all_is_an_empty_result_and_no_error(spec: ScanSpec, tmp_path: Path) -> None:

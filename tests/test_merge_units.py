@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from arrow_peak import arrow_peak_bytes
 
 from finf_core.errors import InputError
 from finf_core.ratio_histogram import NUM_BINS
@@ -110,3 +111,36 @@ def test_no_units_are_an_empty_result() -> None:
     assert (len(found.best), found.best.schema) == (0, CANDIDATES)
     assert found.counts_QK.shape == (len(QUERY_IDS), NUM_BINS + 2)
     assert found.receipt == UnitReceipt(0, 0, 0, 0.0)
+
+
+@pytest.fixture
+def large_unit(tmp_path: Path) -> str:
+    """A unit whose candidates are nearly all of it: 100 rows for each query, with long excerpts."""
+    num = 100 * len(QUERY_IDS)
+    columns = {name: np.random.default_rng(0).normal(size=num) for name in CANDIDATES.names}
+    columns |= {"query_id": QUERY_IDS * 100, "row": np.arange(num), "num_targets": [5] * num}
+    columns |= {name: [f"{name} {row}" for row in range(num)] for name in ("shard", "document_id")}
+    columns |= {"text_excerpt": [f"{row}" * 200 for row in range(num)]}
+    counts_QK = np.ones((len(QUERY_IDS), NUM_BINS + 2), np.int64)
+    uri = str(tmp_path / "large.parquet")
+    publish_unit(uri, QUERY_IDS, pa.table(columns, schema=CANDIDATES), counts_QK, UnitReceipt(100, 1, 1, 0.0))
+    return uri
+
+
+def peak_bytes(uris: Sequence[str], rank: RankSpec | None = RANK) -> int:
+    return arrow_peak_bytes(lambda: merge_units(uris, len(QUERY_IDS), rank, 0))
+
+
+def test_more_units_take_no_more_memory(large_unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GROUP_BYTES", 1 << 20)
+    monkeypatch.setattr(module, "AHEAD_BYTES", 1 << 20)
+    rank = RankSpec(top_k=100)
+    assert peak_bytes([large_unit] * 160, rank) < 1.3 * peak_bytes([large_unit] * 20, rank)
+
+
+def test_where_only_histograms_are_wanted_candidates_are_not_read(large_unit: str, uris: list[str]) -> None:
+    assert peak_bytes([large_unit] * 20, rank=None) < 0.2 * peak_bytes([large_unit] * 20)
+    found, wanted = merge_units(uris, len(QUERY_IDS), None, 100), merge(uris)
+    assert (len(found.best), found.best.schema) == (0, CANDIDATES)
+    np.testing.assert_array_equal(found.counts_QK, wanted.counts_QK)
+    assert (found.receipt, found.num_skipped) == (wanted.receipt, wanted.num_skipped)

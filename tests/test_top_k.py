@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
+from arrow_peak import arrow_peak_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -76,6 +77,16 @@ def test_any_tree_of_merges_is_one_merge(values, cuts, k, random) -> None:
         num_merged = random.randint(2, len(parts))
         parts = [merge_top(parts[:num_merged], RankSpec(top_k=k)), *parts[num_merged:]]
     assert merge_top(parts, RankSpec(top_k=k)).equals(merge_top([rows], RankSpec(top_k=k)))
+
+
+def test_the_texts_of_rows_that_are_not_kept_are_not_copied() -> None:
+    rows = table({("q1", "a", row): row % 97 / 97 for row in range(4000)})
+    place = CANDIDATES.get_field_index("text_excerpt")
+    rows = rows.set_column(place, CANDIDATES.field(place), pa.array([f"{row:04}" * 200 for row in range(4000)]))
+    rank = RankSpec(top_k=5, by="mirror_ratio")
+    merged = merge_top([rows], rank)
+    assert merged["text_excerpt"].to_pylist() == [f"{row:04}" * 200 for row in range(96, 96 + 5 * 97, 97)]
+    assert arrow_peak_bytes(lambda: merge_top([rows], rank)) < 0.2 * rows.nbytes
 
 
 def test_ranks_restart_for_each_query() -> None:
