@@ -14,7 +14,7 @@ What is timed, in turns, medians of `--repeats` rounds after one that is thrown 
 - `trunk`: the bare loop without head and loss. `move`: the weights to a mirrored model and back.
 
 With `--compile` blocks and loss run in compiled kernels (`finf_core.kernels`), as a scan's do on a GPU; the blocks of
-the bare loop too. Compiling and drawing the weights is apart: `start_seconds`.
+the bare loop too. Compiling and drawing the weights is apart (`start_seconds` and the first round): a minute a shape.
 
 `ceiling_share` is the base pass's operations, counted by torch, over its seconds and over the ceiling: the fastest of
 some large matrix products of normal numbers (zeros draw less power and run faster). Attention counts half, as it is
@@ -28,6 +28,7 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -198,11 +199,12 @@ def count_flop(adapter: CausalLM, batches: Sequence[TokenBatch]) -> dict[str, in
 def timed_in_turns(runs: dict[str, Callable[[], object]], num_repeats: int) -> dict[str, float]:
     """Median seconds of each, run in turns so that a slow moment meets all of them; the first round warms up."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(num_repeats + 1):
+    for number in range(num_repeats + 1):
         for name, run in runs.items():
             started = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - started)
+            print(f"round {number}, {name}: {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
     return {name: statistics.median(taken[1:]) for name, taken in seconds.items()}
 
 

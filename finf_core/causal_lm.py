@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finf_core.differences import target_nats
+from finf_core.differences import base_nats
 from finf_core.errors import CheckpointError
 from finf_core.kernels import compile_blocks, plain_kernels
 from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunk_targets, chunked_example_loss, target_places
@@ -93,7 +93,6 @@ class CausalLM:
         ]
         return batch._replace(labels_BT=batch.labels_BT.masked_scatter(is_target_BT, torch.cat(pieces)))
 
-    @torch.inference_mode()
     def _compile(self) -> None:
         """Compile, and compare with the plain kernels: a wrong kernel is a wrong score.
 
@@ -105,12 +104,14 @@ class CausalLM:
         ids_BT = np.random.default_rng(0).integers(0, self.num_vocabulary, (PROBE_WINDOWS, num_tokens + 1))
         batch = self.collate([Window(ids_T[:-1], ids_T[1:]) for ids_T in ids_BT])
         name, blocks = block_list(self.module)
-        compiled_SN, plain_SN = [], []  # S states of the weights
+        compiled_SN: list[Tensor] = []  # S states of the weights
+        plain_SN: list[Tensor] = []
         for share in (0.0, -0.5):
-            with moved(self.module, {f"{name}.0.{key}": share * part for key, part in blocks[0].named_parameters()}):
-                compiled_SN.append(target_nats(self.loss(batch)))
+            deltas = {f"{name}.0.{key}": share * part for key, part in blocks[0].named_parameters()}
+            with moved(self.module, deltas):
+                compiled_SN += base_nats(self, [batch])
                 with plain_kernels():
-                    plain_SN.append(target_nats(self.loss(batch)))
+                    plain_SN += base_nats(self, [batch])
         gap = max(_mean_gap(*pair) for pair in zip(compiled_SN, plain_SN, strict=True))
         is_coarse = self.head.weight.dtype not in (torch.float32, torch.float64)
         if not gap <= (COARSE_TOLERANCE * _mean_gap(*plain_SN) if is_coarse else PROBE_TOLERANCE):

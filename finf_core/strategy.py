@@ -92,7 +92,7 @@ def rows_to_keep(spec: StrategySpec, top_k: int, num_rows: int, num_queries: int
     if spec.rescored_rows is not None:
         return spec.rescored_rows
     affordable = max(1.0, RESCORING_PASSES * num_rows / (ROWS_OF_KEPT * num_queries))
-    step = max(1, 2 ** (math.floor(math.log2(affordable)) - 2))
+    step = 1 << max(0, math.floor(math.log2(affordable)) - 2)
     return max(top_k, step * round(affordable / step))
 
 
