@@ -113,13 +113,15 @@ class _FrozenHeadNats(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, head: nn.Module, compiled: bool, hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
+        slope_CD: Tensor | None
         if compiled and is_bare_linear(head):
             nats_C, slope_CD = nats_and_slopes(head, hidden_CD, labels_C)
         else:
             with torch.enable_grad():
                 leaf_CD = hidden_CD.detach().requires_grad_()
                 nats_C = _nats(head(leaf_CD), labels_C)
-                [slope_CD] = torch.autograd.grad(nats_C.sum(), leaf_CD)
+                nats_C.sum().backward()  # autograd.grad would not do: FLOPs are counted with hooks on leaves
+            slope_CD = leaf_CD.grad
         ctx.save_for_backward(slope_CD)
         return nats_C.detach()
 
