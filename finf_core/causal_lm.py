@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from finf_core.errors import CheckpointError
-from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunk_targets, chunked_example_loss
+from finf_core.losses import (
+    IGNORE_INDEX,
+    ExampleLoss,
+    chunk_targets,
+    chunked_example_loss,
+    draw_labels,
+    log_probabilities,
+    sampled_example_loss,
+)
 from finf_core.windows import Window
 
 if TYPE_CHECKING:
@@ -71,10 +79,15 @@ class CausalLM:
         is_target_BT = batch.labels_BT != IGNORE_INDEX
         hidden_ND = self._hidden(batch)[is_target_BT]
         pieces = [
-            torch.multinomial(self.head(hidden_CD).float().softmax(-1), 1, generator=generator)[:, 0]
+            draw_labels(log_probabilities(self.head(hidden_CD)).exp(), generator)
             for hidden_CD in hidden_ND.split(chunk_targets(self.num_vocabulary, hidden_ND.device))
         ]
         return batch._replace(labels_BT=batch.labels_BT.masked_scatter(is_target_BT, torch.cat(pieces)))
+
+    def sampled_loss(self, batch: TokenBatch, generator: torch.Generator) -> ExampleLoss:
+        """The loss on the labels that `sample_labels` would draw, from one forward pass for both."""
+        is_target_BT = batch.labels_BT != IGNORE_INDEX
+        return sampled_example_loss(self._hidden(batch), self.head, self.num_vocabulary, is_target_BT, generator)
 
     def _hidden(self, batch: TokenBatch) -> Tensor:
         hidden: Tensor = self.model.base_model(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
