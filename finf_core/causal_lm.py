@@ -14,7 +14,16 @@ from torch import Tensor, nn
 from finf_core.differences import base_nats
 from finf_core.errors import CheckpointError
 from finf_core.kernels import compile_blocks, plain_kernels
-from finf_core.losses import IGNORE_INDEX, ExampleLoss, chunk_targets, chunked_example_loss, target_places
+from finf_core.losses import (
+    IGNORE_INDEX,
+    ExampleLoss,
+    chunk_targets,
+    chunked_example_loss,
+    draw_labels,
+    log_probabilities,
+    sampled_example_loss,
+    target_places,
+)
 from finf_core.moving import block_list, moved
 from finf_core.windows import Window
 
@@ -88,10 +97,17 @@ class CausalLM:
         is_target_BT = batch.labels_BT != IGNORE_INDEX
         hidden_ND = self._hidden(batch)[is_target_BT]
         pieces = [
-            torch.multinomial(self.head(hidden_CD).float().softmax(-1), 1, generator=generator)[:, 0]
+            draw_labels(log_probabilities(self.head(hidden_CD)).exp(), generator)
             for hidden_CD in hidden_ND.split(chunk_targets(self.num_vocabulary, hidden_ND.device))
         ]
         return batch._replace(labels_BT=batch.labels_BT.masked_scatter(is_target_BT, torch.cat(pieces)))
+
+    def sampled_loss(self, batch: TokenBatch, generator: torch.Generator) -> ExampleLoss:
+        """The loss on the labels that `sample_labels` would draw, from one forward pass for both."""
+        hidden_BTD = self._hidden(batch)
+        return sampled_example_loss(
+            hidden_BTD, self.head, self.num_vocabulary, batch.labels_BT, generator, batch.places_N
+        )
 
     def _compile(self) -> None:
         """Compile, and compare with the plain kernels: a wrong kernel is a wrong score.

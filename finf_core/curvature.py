@@ -52,6 +52,8 @@ def fit_curvature(adapter: Any, rows: Sequence[Sequence[Any]], spec: UpdateSpec,
 
     Args:
         adapter: see `finf_core.adapter`; labels are sampled (`spec.curvature_labels`), so it has `sample_labels` too.
+            K-FAC and EK-FAC rather take `weigh_labels` (every label with its probability) or `sampled_loss` (draws
+            and takes the loss in one forward pass) where there is one.
         rows: a sample of the corpus, a few thousand rows, each as its examples.
         batch_tokens: padded tokens in one pass.
 
@@ -102,6 +104,13 @@ def damping(spec: UpdateSpec) -> float:
     return DEFAULT_DAMPING[spec.kind] if spec.damping is None else spec.damping
 
 
+class _Undrawn(NamedTuple):
+    """A batch whose labels are drawn in the pass that takes their loss."""
+
+    batch: Any
+    generator: torch.Generator
+
+
 class _Labelled(NamedTuple):
     """A batch with labels of the model's own, and how likely each example's label is under the model."""
 
@@ -109,18 +118,14 @@ class _Labelled(NamedTuple):
     weights_B: Tensor
     counts: bool  # one of the labels of an example counts as its target
 
-    @property
-    def is_input_BT(self) -> Tensor | None:
-        return getattr(self.batch, "is_input_BT", None)
-
 
 def _sample(adapter: Any, rows: Sequence[Sequence[Any]], spec: UpdateSpec, batch_tokens: int) -> Sample:
     def loss(batch: Any) -> ExampleLoss:
-        if not isinstance(batch, _Labelled):
-            found: ExampleLoss = adapter.loss(batch)
-            return found
-        losses = adapter.loss(batch.batch)  # the square of a gradient takes the weight, so the gradient its root
-        return ExampleLoss(losses.sum_nats * batch.weights_B.sqrt(), losses.num_targets * batch.counts)
+        if isinstance(batch, _Labelled):
+            losses = adapter.loss(batch.batch)  # the square of a gradient takes the weight, so the gradient its root
+            return ExampleLoss(losses.sum_nats * batch.weights_B.sqrt(), losses.num_targets * batch.counts)
+        found: ExampleLoss = adapter.sampled_loss(*batch) if isinstance(batch, _Undrawn) else adapter.loss(batch)
+        return found
 
     return Sample(lambda: _batches(adapter, rows, spec, batch_tokens), loss, getattr(adapter, "head", None))
 
@@ -130,18 +135,19 @@ def _batches(
 ) -> Iterator[tuple[Any, Tensor | None]]:
     """Batches with the labels that the spec asks for, the same ones each time: drawn, or all of them with weights."""
     examples = [example for row in rows for example in row]
-    generator: torch.Generator | None = None
+    generator = torch.Generator(next(adapter.module.parameters()).device).manual_seed(spec.seed)
     for indices in plan_batches([len(example) for example in examples], batch_tokens):
-        batches = [adapter.collate([examples[index] for index in indices])]
-        if spec.curvature_labels == "sampled" and hasattr(adapter, "weigh_labels"):
-            weighed = enumerate(adapter.weigh_labels(batches[0]))
-            batches = [_Labelled(batch, weights_B, counts=label == 0) for label, (batch, weights_B) in weighed]
-        elif spec.curvature_labels == "sampled":
-            device = next(adapter.module.parameters()).device
-            generator = generator or torch.Generator(device).manual_seed(spec.seed)
-            batches = [adapter.sample_labels(batches[0], generator)]
-        for batch in batches:
-            yield batch, getattr(batch, "is_input_BT", None)
+        batch = adapter.collate([examples[index] for index in indices])
+        mask_BT = getattr(batch, "is_input_BT", None)
+        if spec.curvature_labels == "data":
+            yield batch, mask_BT
+        elif hasattr(adapter, "weigh_labels"):
+            for label, (labelled, weights_B) in enumerate(adapter.weigh_labels(batch)):
+                yield _Labelled(labelled, weights_B, counts=label == 0), mask_BT
+        elif hasattr(adapter, "sampled_loss"):
+            yield _Undrawn(batch, generator), mask_BT
+        else:
+            yield adapter.sample_labels(batch, generator), mask_BT
 
 
 def _count_targets(adapter: Any, rows: Sequence[Sequence[Any]]) -> int:

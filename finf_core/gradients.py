@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from finf_core.adapter import Adapter
+from finf_core.losses import ExampleLoss
 from finf_core.wide import wide
 
 Gradients = dict[str, Tensor]  # parameter name -> gradient shaped like it, float32 or wider
@@ -15,16 +16,27 @@ Gradients = dict[str, Tensor]  # parameter name -> gradient shaped like it, floa
 
 def summed_gradient(adapter: Adapter, batches: Iterable[Any], parameters: Mapping[str, nn.Parameter]) -> Gradients:
     """∇ of the summed nats of all batches; parameters that the loss does not reach are left out."""
+    return losses_and_gradient(adapter, batches, parameters)[1]
+
+
+def losses_and_gradient(
+    adapter: Adapter, batches: Iterable[Any], parameters: Mapping[str, nn.Parameter]
+) -> tuple[list[ExampleLoss], Gradients]:
+    """The same with the loss of each batch, which the pass gives anyway."""
+    losses: list[ExampleLoss] = []
     total: Gradients = {}
     with _needing_gradients(parameters):
         for batch in batches:
             with torch.enable_grad():
-                nats = adapter.loss(batch).sum_nats.sum()
+                loss = adapter.loss(batch)
+                nats = loss.sum_nats.sum()
             parts = torch.autograd.grad(nats, list(parameters.values()), allow_unused=True)
+            target_nats = None if loss.target_nats is None else loss.target_nats.detach()
+            losses.append(ExampleLoss(loss.sum_nats.detach(), loss.num_targets, target_nats))
             for name, part in zip(parameters, parts, strict=True):
                 if part is not None:
                     total[name] = total.get(name, 0) + wide(part)
-    return total
+    return losses, total
 
 
 def row_gradients(

@@ -135,13 +135,17 @@ class _Sums:
         return cls(inputs, outputs)
 
     def add(self, layer: nn.Module, given: Tensor, gradient: Tensor, mask_BT: Tensor | None) -> None:
-        inputs, gradient_BTO, count = _masked(layer, given, gradient, mask_BT)
+        inputs, gradient_BTO, mask_BT = _rows(layer, given, gradient, mask_BT)
+        inputs_P, gradient_PO = inputs.flatten(0, 1), gradient_BTO.flatten(0, 1)
+        if mask_BT is not None:
+            places_P = mask_BT.flatten().nonzero()[:, 0]
+            inputs_P, gradient_PO = inputs_P[places_P], gradient_PO[places_P]
         if isinstance(layer, nn.Embedding):
-            self.inputs += torch.bincount(inputs.flatten(), minlength=len(self.inputs)).to(self.inputs)
+            self.inputs += torch.bincount(inputs_P, minlength=len(self.inputs)).to(self.inputs)
         else:
-            _add_products(self.inputs, inputs.flatten(0, 1))
-        _add_products(self.outputs, gradient_BTO.flatten(0, 1))
-        self.num_positions += count
+            _add_products(self.inputs, inputs_P)
+        _add_products(self.outputs, gradient_PO)
+        self.num_positions += len(gradient_PO)
 
     def decompose(self, num_targets: int) -> KroneckerFactors:
         inputs, outputs = self.inputs / max(1, self.num_positions), self.outputs / num_targets
@@ -160,8 +164,10 @@ class _Squares:
         self.sums_OI = torch.zeros_like(self.factors.eigenvalues_OI())
 
     def add(self, layer: nn.Module, given: Tensor, gradient: Tensor, mask_BT: Tensor | None) -> None:
-        given_BTI, gradient_BTO, _ = _masked(layer, given, gradient, mask_BT)
-        inputs_BTI = times(given_BTI, self.factors.input_vectors_II)
+        inputs_BTI, gradient_BTO, mask_BT = _rows(layer, given, gradient, mask_BT)
+        if mask_BT is not None:
+            gradient_BTO = gradient_BTO * mask_BT[:, :, None]
+        inputs_BTI = times(inputs_BTI, self.factors.input_vectors_II)
         gradient_BTO = times(gradient_BTO, self.factors.output_vectors_OO)
         if inputs_BTI.shape[1] == 1:  # each row is one position: the square of a product is the product of squares
             self.sums_OI += (gradient_BTO[:, 0] ** 2).T @ inputs_BTI[:, 0] ** 2
@@ -170,17 +176,16 @@ class _Squares:
             self.sums_OI += (gradient_TO.T @ inputs_TI) ** 2
 
 
-def _masked(layer: nn.Module, given: Tensor, gradient: Tensor, mask_BT: Tensor | None) -> tuple[Tensor, Tensor, int]:
-    """Inputs, output gradients (B, T, ·) and the number of positions, padding set to zero (or left out, for ids)."""
+def _rows(
+    layer: nn.Module, given: Tensor, gradient: Tensor, mask_BT: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Inputs and output gradients (B, T, ·), and which positions are no padding (None: all of them)."""
     inputs, gradient_BTO = input_rows(layer, given), wide(output_rows(layer, gradient))
     if inputs.is_floating_point():
         inputs = wide(inputs)
-    if mask_BT is None:
-        return inputs, gradient_BTO, gradient_BTO.shape[0] * gradient_BTO.shape[1]
-    if mask_BT.shape != gradient_BTO.shape[:2]:  # an expert or a head sees positions, not rows
+    if mask_BT is not None and mask_BT.shape != gradient_BTO.shape[:2]:  # an expert or a head sees positions, not rows
         mask_BT = (gradient_BTO != 0).any(2)  # padding is what brings no gradient
-    kept = inputs * mask_BT[:, :, None] if inputs.is_floating_point() else inputs[mask_BT]
-    return kept, gradient_BTO * mask_BT[:, :, None], int(mask_BT.sum())
+    return inputs, gradient_BTO, mask_BT
 
 
 def _shapes(layer: nn.Module, head: nn.Module | None) -> list[tuple[int, ...]]:
@@ -192,7 +197,15 @@ def _shapes(layer: nn.Module, head: nn.Module | None) -> list[tuple[int, ...]]:
 
 def _add_products(total: Tensor, rows_PN: Tensor) -> None:
     """Σ over positions of n nᵀ, or of n² where only the diagonal is kept."""
-    total += rows_PN.T @ rows_PN if total.ndim == 2 else (rows_PN**2).sum(0)
+    total += _squared(rows_PN) if total.ndim == 2 else (rows_PN**2).sum(0)
+
+
+def _squared(rows_PN: Tensor) -> Tensor:
+    """nᵀ n. On a CPU by numpy: it sees one matrix on both sides and computes one triangle; torch computes both."""
+    if rows_PN.device.type != "cpu":
+        return rows_PN.T @ rows_PN
+    rows = rows_PN.numpy()
+    return torch.from_numpy(rows.T @ rows)
 
 
 def _eigen(matrix: Tensor) -> tuple[Tensor, Tensor | None]:

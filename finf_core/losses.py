@@ -89,9 +89,7 @@ def chunked_example_loss(
     else:
         of_chunk = partial(checkpoint, lambda *chunk: _nats(head(chunk[0]), chunk[1]), use_reentrant=False)
     nats_N = torch.cat(list(map(of_chunk, hidden_ND.split(chunk), labels_N.split(chunk))))
-    none_BT = torch.zeros(labels_BT.numel(), dtype=nats_N.dtype, device=nats_N.device)
-    nats_BT = none_BT.scatter(0, places_N, nats_N).view_as(labels_BT)
-    return ExampleLoss(nats_BT.double().sum(dim=1), (labels_BT != IGNORE_INDEX).sum(dim=1), nats_N)
+    return _of_examples(nats_N, places_N, labels_BT)
 
 
 def target_places(labels_BT: Tensor) -> Tensor:
@@ -99,31 +97,82 @@ def target_places(labels_BT: Tensor) -> Tensor:
     return (labels_BT.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
 
+def sampled_example_loss(
+    hidden_BTD: Tensor,
+    head: nn.Module,
+    num_vocabulary: int,
+    labels_BT: Tensor,
+    generator: torch.Generator,
+    places_N: Tensor | None = None,
+) -> ExampleLoss:
+    """The loss on labels drawn from the model's own distribution, in chunks as above; each logit is computed once.
+
+    The same number and slopes as `chunked_example_loss` on labels that `draw_labels` drew with this generator; those
+    given say only where the targets are. The head's own weights get no gradient.
+    """
+    places_N = target_places(labels_BT) if places_N is None else places_N
+    hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, places_N)
+    chunks = hidden_ND.split(chunk_targets(num_vocabulary, hidden_BTD.device))
+    of_chunk: Callable[..., Tensor] = _FrozenHeadNats.apply
+    nats_N = torch.cat([of_chunk(head, False, hidden_CD, generator) for hidden_CD in chunks])
+    return _of_examples(nats_N, places_N, labels_BT)
+
+
+def draw_labels(probabilities_NV: Tensor, generator: torch.Generator) -> Tensor:
+    """A label for each target: the first whose cumulated probability exceeds a random number.
+
+    `torch.multinomial` draws a random number for every entry of the vocabulary: 20 times as slow on a CPU.
+    """
+    cumulated_NV = probabilities_NV.cumsum(-1)
+    uniform_N1 = torch.rand(
+        (len(cumulated_NV), 1), dtype=cumulated_NV.dtype, device=cumulated_NV.device, generator=generator
+    )
+    labels_N1 = torch.searchsorted(cumulated_NV, uniform_N1 * cumulated_NV[:, -1:], right=True)
+    return labels_N1[:, 0].clamp_(max=cumulated_NV.shape[1] - 1)  # a product that was rounded up to the very end
+
+
+def log_probabilities(logits_NV: Tensor) -> Tensor:
+    """In float32, or float64 where the logits are."""
+    return wide(logits_NV).log_softmax(-1)
+
+
 def chunk_targets(num_vocabulary: int, device: torch.device) -> int:
     """How many targets' logits may be alive at once."""
     return max(1, (CHUNK_LOGITS if device.type == "cpu" else GPU_CHUNK_LOGITS) // num_vocabulary)
+
+
+def _of_examples(nats_N: Tensor, places_N: Tensor, labels_BT: Tensor) -> ExampleLoss:
+    none_BT = torch.zeros(labels_BT.numel(), dtype=nats_N.dtype, device=nats_N.device)
+    nats_BT = none_BT.scatter(0, places_N, nats_N).view_as(labels_BT)
+    return ExampleLoss(nats_BT.double().sum(dim=1), (labels_BT != IGNORE_INDEX).sum(dim=1), nats_N)
 
 
 class _FrozenHeadNats(torch.autograd.Function):
     """Nats of a chunk's targets, with their slopes taken at once: each depends on its own hidden state alone.
 
     The backward pass only scales the slopes. The head runs forward once and backward once; checkpointing would run it
-    forward twice.
+    forward twice. Instead of labels a generator may be given: they are drawn from these very logits then.
     """
 
     @staticmethod
-    def forward(ctx: Any, head: nn.Module, compiled: bool, hidden_CD: Tensor, labels_C: Tensor) -> Tensor:
-        slope_CD: Tensor | None
-        if compiled and is_bare_linear(head):
+    def forward(
+        ctx: Any, head: nn.Module, compiled: bool, hidden_CD: Tensor, labels_C: Tensor | torch.Generator
+    ) -> Tensor:
+        if compiled and is_bare_linear(head) and isinstance(labels_C, Tensor):
             nats_C, slope_CD = nats_and_slopes(head, hidden_CD, labels_C)
-        else:
-            with torch.enable_grad():
-                leaf_CD = hidden_CD.detach().requires_grad_()
-                nats_C = _nats(head(leaf_CD), labels_C)
-                nats_C.sum().backward()  # autograd.grad would not do: FLOPs are counted with hooks on leaves
-            slope_CD = leaf_CD.grad
-        ctx.save_for_backward(slope_CD)
-        return nats_C.detach()
+            ctx.save_for_backward(slope_CD)
+            return nats_C
+        with torch.enable_grad():
+            leaf_CD = hidden_CD.detach().requires_grad_()
+            logits_CV = head(leaf_CD)
+        log_CV = log_probabilities(logits_CV.detach())
+        slopes_CV = log_CV.exp()
+        if isinstance(labels_C, torch.Generator):
+            labels_C = draw_labels(slopes_CV, labels_C)
+        slopes_CV.scatter_add_(1, labels_C[:, None], slopes_CV.new_full((len(labels_C), 1), -1.0))  # p − one-hot
+        logits_CV.backward(slopes_CV.to(logits_CV.dtype))
+        ctx.save_for_backward(leaf_CD.grad)
+        return -log_CV.gather(1, labels_C[:, None])[:, 0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, Tensor, None]:
@@ -137,4 +186,4 @@ def _chunk_nats(head: Callable[[Tensor], Tensor], compiled: bool, hidden_CD: Ten
 
 
 def _nats(logits_NV: Tensor, labels_N: Tensor) -> Tensor:
-    return F.cross_entropy(wide(logits_NV), labels_N, ignore_index=IGNORE_INDEX, reduction="none")
+    return F.nll_loss(log_probabilities(logits_NV), labels_N, ignore_index=IGNORE_INDEX, reduction="none")

@@ -9,7 +9,7 @@ from typing import Literal
 
 from finf_core.errors import InputError
 
-SCORING_VERSION = 3  # raise it when a change moves any score: results of older versions are then not reused
+SCORING_VERSION = 4  # raise it when a change moves any score: results of older versions are then not reused
 
 UpdateKind = Literal["sgd", "adam", "diagonal", "kfac", "ekfac", "exact", "adam_moments"]
 TEXT_COLUMN = "text"  # unless the config says otherwise

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from finf_core.adapter import Adapter
 from finf_core.curvature import Curvature
-from finf_core.differences import mirrored_nats
+from finf_core.differences import mirrored_nats, target_nats
 from finf_core.errors import InputError
-from finf_core.gradients import Gradients, summed_gradient
+from finf_core.gradients import Gradients, losses_and_gradient
+from finf_core.losses import ExampleLoss
 from finf_core.low_rank import cut_to_rank
 from finf_core.moving import Deltas, moved, moving_parameters
 from finf_core.scores import sign
@@ -28,7 +29,7 @@ MOVE_TOLERANCE = 0.01  # of the nats asked for; the mirror ratio divides by the 
 LEAST_MOVE = {"ascent": 0.5, "descent": 1e-3}  # share of the nats asked for that will do; a loss near 0 falls little
 MAX_TRIALS = 60  # forward passes on the query alone, for each step
 MARGIN = 1.02  # at least so much further, where the target is not reached yet
-LARGEST_SHARE = 0.95  # of the way from one bound to the other
+LEAST_SHARE = 0.05  # of the way from the lower bound to the upper
 FALL_LIMIT = 0.5  # a query's loss cannot fall below 0: descent asks for at most this share of it
 
 
@@ -73,9 +74,6 @@ class _Walk:
 
     def __init__(self, adapter: Adapter, batches: Sequence[Any], spec: UpdateSpec, curvature: Curvature | None) -> None:
         self.adapter, self.batches, self.spec, self.curvature = adapter, batches, spec, curvature
-        self.base_nats, self.num_targets = _total_loss(adapter, batches)
-        if self.num_targets == 0:
-            raise InputError("the query has no target: its loss mask leaves nothing to predict")
         self.moving = {
             name: parameter
             for name, parameter in moving_parameters(adapter.module, spec.moves).items()
@@ -84,20 +82,24 @@ class _Walk:
         self.difference: Difference = "forward" if spec.difference == "auto" else spec.difference
         self.adam = _Adam()
         self.deltas: Gradients = {}
+        self.base: list[Tensor] = []  # nats of the targets of each batch; the first gradient's pass gives them
+        self.base_nats, self.num_targets = 0.0, 0
         self.step_size = 0.0
         self.solved_nats: float | None = None  # what forward differences give for the last step, where it was solved
 
     def take_step(self, number: int) -> None:
         """Step `number` of `spec.steps`; a solved one goes its equal share of the whole move."""
         with moved(self.adapter.module, self.deltas):
-            gradients = summed_gradient(self.adapter, self.batches, self.moving)
+            losses, gradients = losses_and_gradient(self.adapter, self.batches, self.moving)
+        if number == 1:
+            self._set_base(losses)
         gradients = {name: part / self.num_targets for name, part in gradients.items()}
         direction = cut_to_rank(self._direction(gradients), self.spec.rank)
         signed = {name: sign(self.spec.direction) * part for name, part in direction.items()}
 
         def nats_moved(step: float) -> float:
             with moved(self.adapter.module, _add(self.deltas, signed, step)):
-                nats = _total_loss(self.adapter, self.batches)[0]
+                nats = _total_nats(self.adapter, self.batches)
             return sign(self.spec.direction) * (nats - self.base_nats) / self.num_targets
 
         whole_nats = _nats_to_move(self.spec, self.base_nats / self.num_targets)
@@ -110,6 +112,13 @@ class _Walk:
                 least_nats = LEAST_MOVE[self.spec.direction] * target_nats
                 self.step_size, self.solved_nats = _solve_step(nats_moved, self.step_size, target_nats, least_nats)
         self.deltas = _add(self.deltas, signed, self.step_size)
+
+    def _set_base(self, losses: Sequence[ExampleLoss]) -> None:
+        self.base = [target_nats(loss) for loss in losses]
+        self.base_nats = sum(float(loss.sum_nats.sum()) for loss in losses)
+        self.num_targets = sum(int(loss.num_targets.sum()) for loss in losses)
+        if self.num_targets == 0:
+            raise InputError("the query has no target: its loss mask leaves nothing to predict")
 
     def result(self) -> MirroredUpdate:
         reached = self._nats_moved() if self.solved_nats is None or self.difference != "forward" else self.solved_nats
@@ -124,7 +133,7 @@ class _Walk:
 
     def _nats_moved(self) -> float:
         """What the update does to the query, compared just as rows will be."""
-        mirrored = mirrored_nats(self.adapter, self.batches, self.deltas, self.difference)
+        mirrored = mirrored_nats(self.adapter, self.batches, self.deltas, self.difference, self.base)
         total = sum(float(nats_N.sum()) for nats_N in mirrored)
         return sign(self.spec.direction) * (total - self.base_nats) / self.num_targets
 
@@ -160,10 +169,9 @@ def _add(deltas: Gradients, direction: Mapping[str, Tensor], step: float) -> Gra
     return {name: deltas.get(name, 0) + step * part for name, part in direction.items()}
 
 
-def _total_loss(adapter: Adapter, batches: Sequence[Any]) -> tuple[float, int]:
+def _total_nats(adapter: Adapter, batches: Sequence[Any]) -> float:
     with torch.no_grad():
-        losses = [adapter.loss(batch) for batch in batches]
-    return sum(float(loss.sum_nats.sum()) for loss in losses), sum(int(loss.num_targets.sum()) for loss in losses)
+        return sum(float(adapter.loss(batch).sum_nats.sum()) for batch in batches)
 
 
 def _nats_to_move(spec: UpdateSpec, mean_nats: float) -> float:
@@ -184,7 +192,8 @@ def _solve_step(
     """Go on until the target is passed, then close in; a loss that is not finite was a step too far.
 
     The loss is nearly linear in a short step, so every trial is where the line through the last two bounds meets the
-    target, but never so near to a bound that the other could stay for long.
+    target, but never so near to the lower one that the upper could stay for long. Near the upper one it is not held
+    back: a first step that went 2 % too far is right at the second trial.
 
     Where no step comes within `MOVE_TOLERANCE` (a loss that cannot fall so far, weights so coarse that
     it moves in jumps), the trial that came nearest is taken: every score is divided by what was really moved.
@@ -212,7 +221,7 @@ def _solve_step(
             step = low * (min(2.0, max(MARGIN, target_nats / nats_low)) if nats_low > 0 else 2.0)
         else:
             share = (target_nats - nats_low) / (nats_high - nats_low) if math.isfinite(nats_high) else 0.5
-            step = low + (high - low) * min(LARGEST_SHARE, max(1 - LARGEST_SHARE, share))
+            step = low + (high - low) * max(LEAST_SHARE, share)
     if not trials:
         raise InputError(f"no step moves the query's loss by {target_nats:.3g} nats per target; see update.move_nats")
     return min(trials, key=lambda trial: abs(trial[1] - target_nats))

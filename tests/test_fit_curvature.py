@@ -184,3 +184,23 @@ def test_a_classifier_s_factors_weigh_every_label_by_its_probability() -> None:
     probabilities = [mlp.module(row.features[None])[0].softmax(0).detach() for row in rows]
     expected = sum(torch.diag(p) - torch.outer(p, p) for p in probabilities) / len(rows)
     torch.testing.assert_close(vectors_OO * values_O @ vectors_OO.T, expected)
+
+
+# ---- labels drawn in the pass that takes their loss ------------------------------------------------------------------
+
+
+class OneOfOnesOwn:
+    """An adapter with no more than `sample_labels` beside the loss: labels in one pass, their loss in another."""
+
+    def __init__(self, inner: Any) -> None:
+        self.module, self.head = inner.module, inner.head
+        self.collate, self.loss, self.sample_labels = inner.collate, inner.loss, inner.sample_labels
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+@pytest.mark.parametrize("kind", ["kfac", "ekfac"])
+def test_drawing_and_loss_in_one_pass_fit_what_two_passes_fit(kind: Any, embeddings: bool, tmp_path: Any) -> None:
+    """EK-FAC runs over the sample twice: other labels the second time would show in its eigenvalues."""
+    llama = load_tiny_llama(save_tiny_llama(tmp_path))
+    found = fit(llama, LM_ROWS * 4, kind=kind, embeddings=embeddings)
+    assert_same_direction(llama, found, fit(OneOfOnesOwn(llama), LM_ROWS * 4, kind=kind, embeddings=embeddings))

@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from finf_core import losses
 from finf_core.errors import InputError
-from finf_core.losses import IGNORE_INDEX, chunked_example_loss, per_example_loss
+from finf_core.losses import (
+    IGNORE_INDEX,
+    chunked_example_loss,
+    draw_labels,
+    per_example_loss,
+    sampled_example_loss,
+)
 from finf_core.windows import split_into_windows
 
 SAME_64 = 1e-12  # relative, float64 against Python floats
@@ -207,6 +213,31 @@ def test_no_logits_are_kept_for_the_backward_pass(monkeypatch: pytest.MonkeyPatc
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         chunked_example_loss(hidden_BTD, RecordingHead(4), NUM_VOCABULARY, labels_BT)
     assert NUM_VOCABULARY not in kept
+
+
+@pytest.mark.parametrize("chunk_logits", [1, 3 * NUM_VOCABULARY, 1 << 21])
+def test_a_loss_with_its_own_labels_is_the_loss_of_the_labels_drawn(
+    chunk_logits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(losses, "CHUNK_LOGITS", chunk_logits)
+    hidden_BTD, labels_BT = hidden_and_labels()
+    head, is_target_BT = RecordingHead(4).requires_grad_(False), labels_BT != IGNORE_INDEX
+    drawn_N = draw_labels(head(hidden_BTD[is_target_BT]).softmax(-1), torch.Generator().manual_seed(2))
+    drawn_BT = labels_BT.masked_scatter(is_target_BT, drawn_N)
+    at_once = per_example_loss(head(hidden_BTD), drawn_BT)
+    found = sampled_example_loss(hidden_BTD, head, NUM_VOCABULARY, labels_BT, torch.Generator().manual_seed(2))
+    [expected_slopes] = torch.autograd.grad(at_once.sum_nats.sum(), hidden_BTD)
+    [found_slopes] = torch.autograd.grad(found.sum_nats.sum(), hidden_BTD)
+    torch.testing.assert_close(found, at_once, rtol=SAME_64, atol=0)
+    torch.testing.assert_close(found_slopes, expected_slopes, rtol=SAME_64, atol=1e-14)
+
+
+def test_labels_come_as_often_as_they_are_likely_and_impossible_ones_never() -> None:
+    likely_V = torch.tensor([0.0, 0.5, 0.0, 0.3, 0.2, 0.0])
+    drawn_N = draw_labels(likely_V.expand(20_000, 6), torch.Generator().manual_seed(0))
+    shares_V = torch.bincount(drawn_N, minlength=6) / len(drawn_N)
+    torch.testing.assert_close(shares_V, likely_V, rtol=0, atol=0.015)  # four standard deviations
+    assert not shares_V[likely_V == 0].any()
 
 
 def test_the_slow_reference_knows_the_gradient_of_its_own_loss() -> None:

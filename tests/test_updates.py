@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from finf_core.causal_lm import CausalLM
 from finf_core.classifier import Classifier
 from finf_core.curvature import fit_curvature
+from finf_core.differences import mirrored_nats
 from finf_core.errors import InputError
 from finf_core.losses import ExampleLoss
 from finf_core.moving import moved
@@ -140,6 +141,28 @@ def test_a_step_into_infinite_loss_was_a_step_too_far() -> None:
     """A loss that is flat, then rises steeply and overflows: the first guess lands in infinity."""
     update = mirrored_update(OneNumber(lambda x: (40 * (x - 1.5)).exp()), [1.0], UpdateSpec(kind="sgd", move_nats=0.1))
     assert update.moved_nats == pytest.approx(0.1, rel=MOVED)
+
+
+def test_a_step_a_little_too_long_is_right_at_the_second_trial() -> None:
+    """exp rises by 2.5 % more than its slope says: the gradient's pass, which gives the base too, and two trials."""
+    passes = []
+
+    def nats(x: Tensor) -> Tensor:
+        passes.append(x)
+        return x.exp()
+
+    update = mirrored_update(OneNumber(nats), [1.0], UpdateSpec(kind="sgd", move_nats=0.05 * math.e))
+    assert update.moved_nats == pytest.approx(0.05 * math.e, rel=MOVED)
+    assert len(passes) == 3
+
+
+@pytest.mark.parametrize("difference", ["forward", "central", "jvp"])
+def test_what_moved_is_the_difference_as_rows_take_it(llama: CausalLM, difference: Any) -> None:
+    """The base that is taken off is the base that the comparison stands on."""
+    update = mirrored_update(llama, cut(QUERY), UpdateSpec(kind="sgd", difference=difference))
+    batches = [llama.collate([window]) for window in cut(QUERY)]
+    mirrored = sum(float(n.sum()) for n in mirrored_nats(llama, batches, update.deltas, difference))
+    assert update.moved_nats == pytest.approx((mirrored - update.base_nats) / update.num_targets, rel=1e-9)
 
 
 def test_a_loss_that_cannot_rise_that_far_is_refused_with_the_nats() -> None:
