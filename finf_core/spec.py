@@ -72,6 +72,7 @@ class QueriesSpec:
     context: str = ""
     id_column: str | None = None  # None: the row number
     limit: int | None = None
+    controls: str | None = None  # items known to be clean, with the same columns; see finf_core.verdict
 
     def __post_init__(self) -> None:
         _require(bool(self.target), "queries.target must not be empty")
@@ -142,12 +143,11 @@ class StrategySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RankSpec:
-    """What is kept of the scores, and when a query counts as leaked."""
+    """What is kept of the scores."""
 
     top_k: int = 20
     by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
     mirror_k: int | None = None  # rows kept by mirror ratio beside the top_k of `by`; None: as many
-    leaked_from: float = 0.5  # mirror ratio of the best row
 
     def __post_init__(self) -> None:
         _require(self.top_k >= 1, "rank.top_k must be at least 1")
@@ -156,6 +156,17 @@ class RankSpec:
     @property
     def num_by_ratio(self) -> int:
         return self.top_k if self.mirror_k is None else self.mirror_k
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerdictSpec:
+    """When a query counts as leaked: `finf_core.verdict`."""
+
+    fdr: float = 0.05  # false discovery rate, where there are controls
+    copied_from: float = 0.5  # mirror ratio of the best row
+
+    def __post_init__(self) -> None:
+        _require(0 < self.fdr < 1, "verdict.fdr must lie between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +180,7 @@ class ScanSpec:
     update: UpdateSpec = UpdateSpec()
     rank: RankSpec = RankSpec()
     strategy: StrategySpec = StrategySpec()
+    verdict: VerdictSpec = VerdictSpec()
     kind: Literal["scan"] = "scan"
 
     def __post_init__(self) -> None:

@@ -21,6 +21,8 @@ path = "benchmark.jsonl"           # Parquet, JSONL or the name of a data set
 context = "{prompt}"               # read, not scored
 target = "{solution}"              # the loss is taken here: the part that can leak
 # id_column = "task_id"
+# controls = "held_back.jsonl"     # items like the queries that are known to be clean (written after the corpus, or
+                                   # never published): verdicts then have p- and q-values; the more, the sharper
 
 [update]
 kind = "kfac"                      # or "ekfac", "diagonal", "sgd", "adam" (the paper's released recipe, with
@@ -40,7 +42,11 @@ kind = "auto"                      # "every_query", "one_pass" (all queries in o
 
 [rank]
 top_k = 20
-leaked_from = 0.5                  # mirror ratio of the best row from which a query is called leaked
+# by = "control_z"                 # order of a query's rows, and what it is judged by; default "row_ratio"
+
+[verdict]
+fdr = 0.05                         # share of clean queries among those called leaked; needs queries.controls
+copied_from = 0.5                  # mirror ratio of the best row from which a query is called leaked anyway: a copy
 """
 
 TEMPLATES = {"scan": SCAN}

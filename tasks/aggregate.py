@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from finf_core.scores import Ints
+from finf_core.scores import Floats, Ints
 from finf_core.spec import RankSpec
 from finf_core.top_k import ranks
-from finf_core.verdict import decide
+from finf_core.verdict import Null, decide
 from tasks import storage
 from tasks.bundles import read_kept
 from tasks.job import ScanJob
@@ -46,8 +46,10 @@ def aggregate(job: ScanJob) -> str:
         counts_QK = counts_QK[_first_column(job, queries)]
     top = best.add_column(1, "rank", pa.array(ranks(best["query_id"])))
     storage.publish_table(job.file("top.parquet"), top)
-    storage.publish_table(job.file("queries.parquet"), _verdicts(job, queries, best, counts_QK))
-    storage.publish_bytes(job.totals_uri, json.dumps(asdict(_totals(job, merged, kept_seconds))).encode())
+    verdicts, null = _verdicts(job, queries, best, counts_QK)
+    storage.publish_table(job.file("queries.parquet"), verdicts)
+    totals = asdict(_totals(job, merged, kept_seconds)) | {"null": asdict(null)}
+    storage.publish_bytes(job.totals_uri, json.dumps(totals).encode())
     return job.totals_uri
 
 
@@ -81,24 +83,41 @@ def _totals(job: ScanJob, merged: MergedUnits, kept_seconds: float) -> Totals:
     )
 
 
-def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Ints) -> pa.Table:
-    largest = best.group_by("query_id").aggregate([("mirror_ratio", "max")])
-    ratio_of = dict(zip(largest["query_id"].to_pylist(), largest["mirror_ratio_max"].to_pylist(), strict=True))
-    max_ratio_Q = np.array([ratio_of.get(query.query_id, np.nan) for query in queries])
+def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Ints) -> tuple[pa.Table, Null]:
+    """A line for each query, controls last, and what the controls reach."""
+    ratio, statistic = (_largest(queries, best, name) for name in ("mirror_ratio", job.spec.rank.by))
+    num_asked = sum(not query.is_control for query in queries)
+    asked, controls = slice(num_asked), slice(num_asked, None)
+    found, null = decide(statistic[asked], ratio[asked], statistic[controls], ratio[controls], job.spec.verdict)
     with ThreadPoolExecutor(READERS) as readers:
         numbers = list(readers.map(lambda query: read_numbers(job.updates_uri, query.digest), queries))
-    unknown = pa.nulls(len(queries), pa.float64())
-    return pa.table(
+    unknown = [None] * null.num_controls
+    table = pa.table(
         {
             "query_id": [query.query_id for query in queries],
+            "is_control": [query.is_control for query in queries],
             "num_targets": [each["num_targets"] for each in numbers],
             "base_nats": [each["base_nats"] for each in numbers],
             "moved_nats": [each["moved_nats"] for each in numbers],
             "step_size": [each["step_size"] for each in numbers],
-            "max_mirror_ratio": pa.array(max_ratio_Q, mask=np.isnan(max_ratio_Q)),
-            "p_value": unknown,
-            "q_value": unknown,
-            "leaked": decide(max_ratio_Q, job.spec.rank),
+            "max_mirror_ratio": pa.array(_or_none(ratio), pa.float64()),
+            "statistic": pa.array(_or_none(statistic), pa.float64()),
+            "p_value": pa.array(_or_none(found.p_value_Q) + unknown, pa.float64()),
+            "q_value": pa.array(_or_none(found.q_value_Q) + unknown, pa.float64()),
+            "leaked": pa.array(found.leaked_Q + unknown, pa.bool_()),
             "ratio_counts": pa.array(list(counts_QK), pa.list_(pa.int64())),
         }
     )
+    return table, null
+
+
+def _largest(queries: Sequence[Query], best: pa.Table, column: str) -> Floats:
+    """Of each query's rows; NaN where none is finite."""
+    largest = best.group_by("query_id").aggregate([(column, "max")])
+    of_query = dict(zip(largest["query_id"].to_pylist(), largest[f"{column}_max"].to_pylist(), strict=True))
+    found = [of_query.get(query.query_id) for query in queries]
+    return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
+
+
+def _or_none(values: Floats) -> list[float | None]:
+    return [None if np.isnan(value) else value for value in values.tolist()]

@@ -13,7 +13,7 @@ import pyarrow as pa
 from finf_core.ratio_histogram import EDGES
 from finf_core.report.html import render_report
 from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE
-from finf_core.verdict import NO_ERROR_RATE, verdict_rule
+from finf_core.verdict import Null, verdict_note, verdict_rule
 from tasks import storage
 from tasks.check_precision import describe_precision, read_precision_check
 from tasks.choose_strategy import describe_strategy, read_strategy
@@ -38,7 +38,10 @@ def publish_report(job: ScanJob, timings: Sequence[Timing]) -> str:
 def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     """The mapping that report.json holds and `finf_core.report.html` renders."""
     totals = json.loads(storage.read_bytes(job.file("totals.json")))
-    verdicts = storage.read_table(job.file("queries.parquet")).to_pylist()
+    judged = storage.read_table(job.file("queries.parquet")).to_pylist()
+    verdicts = [verdict for verdict in judged if not verdict["is_control"]]
+    controls = [verdict for verdict in judged if verdict["is_control"]]
+    null = Null(**totals.pop("null"))
     skipped = [dict(zip(("shard", "row", "reason"), item, strict=True)) for item in totals.pop("skipped_rows")]
     return {
         "kind": job.spec.kind,
@@ -49,16 +52,19 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
         "summary": {
             "num_queries": len(verdicts),
             "num_leaked": sum(verdict["leaked"] for verdict in verdicts),
+            "num_controls": len(controls),
             "seconds": sum(timing["seconds"] for timing in timings),
             **totals,
         },
         "verdict": {
-            "rule": verdict_rule(job.spec.rank),
-            "threshold": job.spec.rank.leaked_from,
-            "error_rate": None,
-            "note": NO_ERROR_RATE,
+            "rule": verdict_rule(job.spec.rank, job.spec.verdict, len(controls)),
+            "threshold": job.spec.verdict.copied_from,
+            "fdr": job.spec.verdict.fdr if controls else None,
+            "note": verdict_note(null, len(verdicts), job.spec.verdict),
+            "null": asdict(null),
         },
         "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]) | {"of": _counted(job)},
+        "controls": [{key: each[key] for key in ("query_id", "statistic", "max_mirror_ratio")} for each in controls],
         "queries": _query_sections(job, verdicts, storage.read_table(job.file("top.parquet"))),
         "skipped_rows": skipped,
         "precision": asdict(read_precision_check(job)),
@@ -118,7 +124,7 @@ def _query_sections(job: ScanJob, verdicts: Sequence[dict[str, Any]], top: pa.Ta
             "num_targets": verdict["num_targets"],
             "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
             "moved_nats_per_target": verdict["moved_nats"],
-            **{key: verdict[key] for key in ("max_mirror_ratio", "p_value", "q_value", "leaked")},
+            **{key: verdict[key] for key in ("max_mirror_ratio", "statistic", "p_value", "q_value", "leaked")},
             "top": rows_of.get(verdict["query_id"], []),
         }
         for verdict in verdicts

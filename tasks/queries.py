@@ -1,7 +1,7 @@
 """Queries: test items from Parquet, JSONL or a `datasets` name, read with the `datasets` library."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import datasets
@@ -13,6 +13,9 @@ from finf_core.spec import QueriesSpec
 from finf_core.template import fill_template, template_columns
 from tasks import storage
 
+SCHEMA = pa.schema(
+    [("query_id", pa.string()), ("context", pa.string()), ("target", pa.string()), ("is_control", pa.bool_())]
+)
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
@@ -21,6 +24,7 @@ class Query:
     query_id: str
     context: str  # read, not scored
     target: str  # its loss moves the model
+    is_control: bool = False  # known to be clean: what the others are judged by
 
     @property
     def digest(self) -> str:
@@ -29,11 +33,25 @@ class Query:
 
 
 def load_queries(spec: QueriesSpec) -> list[Query]:
-    """Read and fill the templates.
+    """Read and fill the templates; controls, if there are any, come last, under ids of their own.
 
     Raises:
         InputError: nothing to read, a missing column, an empty target or a repeated id; names the row.
     """
+    queries = _load(spec)
+    if spec.controls is None:
+        return queries
+    controls = _load(replace(spec, path=spec.controls, limit=None))
+    asked = {query.digest: query.query_id for query in queries}
+    for control in controls:
+        if control.digest in asked:
+            raise InputError(
+                f"{spec.controls}: control {control.query_id!r} is the same item as query {asked[control.digest]!r}"
+            )
+    return queries + [replace(each, query_id=f"control:{each.query_id}", is_control=True) for each in controls]
+
+
+def _load(spec: QueriesSpec) -> list[Query]:
     queries: list[Query] = []
     rows_of_id: dict[str, int] = {}
     for index, row in enumerate(_rows(spec)):
@@ -51,8 +69,7 @@ def load_queries(spec: QueriesSpec) -> list[Query]:
 
 
 def queries_table(queries: Sequence[Query]) -> pa.Table:
-    columns = ("query_id", "context", "target")
-    return pa.table({name: pa.array([getattr(query, name) for query in queries], pa.string()) for name in columns})
+    return pa.Table.from_pylist([asdict(query) for query in queries], SCHEMA)
 
 
 def read_queries(uri: str) -> list[Query]:

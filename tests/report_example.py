@@ -81,11 +81,12 @@ def example_report(
         "verdict": {
             "rule": "leaked when the largest mirror ratio is at least 0.50",
             "threshold": 0.5,
-            "error_rate": None,
+            "fdr": None,
             "note": "No controls were given, so no error rate is claimed: add queries that are known to be clean.",
         },
         "histogram": _histogram(rng, queries, num_queries * num_rows),
         "queries": queries,
+        "controls": [],
         "skipped_rows": [],
         "checks": [
             "kfac curvature fitted on 2,036 rows (140,860 tokens) in 31.8 s, 6.5 MB; 69% of the parameters move",
@@ -150,6 +151,21 @@ def _query(rng: random.Random, index: int, leaked: bool, rows_per_query: int) ->
     }
 
 
+def with_controls(report: dict[str, Any], num_controls: int = 120, fdr: float = 0.05) -> dict[str, Any]:
+    """The same report, judged by controls."""
+    rng, leaked = random.Random(5), report["summary"]["num_leaked"]
+    report["controls"] = [
+        {"query_id": f"control:{index}", "statistic": rng.gauss(0, 1), "max_mirror_ratio": rng.uniform(0.02, 0.22)}
+        for index in range(num_controls)
+    ]
+    for query in report["queries"]:
+        query["p_value"] = 1 / (1 + num_controls) if query["leaked"] else rng.uniform(0.1, 1)
+        query["q_value"] = query["p_value"] * len(report["queries"]) / max(1, leaked) if query["leaked"] else 0.8
+    report["summary"]["num_controls"] = num_controls
+    report["verdict"] |= {"fdr": fdr, "rule": f"leaked when its q-value is at most {fdr}", "note": "120 controls."}
+    return report
+
+
 def _row(rng: random.Random, query: int, rank: int, ratio: float, planted: bool) -> dict[str, Any]:
     num_targets = 60 + rng.randrange(200)
     body = _BODIES[query % len(_BODIES)] if planted else rng.choice(_BODIES)
@@ -174,6 +190,7 @@ def _summary(num_queries: int, num_leaked: int, num_rows: int) -> dict[str, Any]
     return {
         "num_queries": num_queries,
         "num_leaked": num_leaked,
+        "num_controls": 0,
         "num_shards": 8,
         "num_rows": num_rows,
         "num_tokens": 64 * num_rows,

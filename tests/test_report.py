@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_example import HOSTILE, example_report, skipped_rows, with_text_everywhere
+from report_example import HOSTILE, example_report, skipped_rows, with_controls, with_text_everywhere
 
 from finf_core.errors import InputError
 from finf_core.report.histogram_svg import Histogram, histogram_svg
@@ -176,11 +176,25 @@ def test_the_head_says_name_fingerprint_date_outcome_rule_and_the_honest_note() 
         assert part in text
 
 
-def test_an_error_rate_is_printed_when_it_was_estimated_and_only_then() -> None:
-    report = example_report()
-    assert "Error rate of this rule" not in Page(render_report(report)).text
-    report["verdict"]["error_rate"] = 0.0125
-    assert "Error rate of this rule: 0.013." in Page(render_report(report)).text
+def test_q_values_and_controls_are_shown_when_there_are_controls_and_only_then() -> None:
+    plain = Page(render_report(example_report())).text
+    assert "q-value" not in plain
+    judged = Page(render_report(with_controls(example_report(num_queries=4, num_leaked=2))))
+    for part in ("q-value", "120", "controls", "0.017", "0.8"):
+        assert part in judged.text, part
+    strokes = [attrs for tag, attrs in judged.elements if tag == "line" and attrs["class"] == "control"]
+    assert len(strokes) == 120
+
+
+def test_queries_that_are_judged_stand_in_the_order_of_their_q_values() -> None:
+    report = with_controls(example_report(num_queries=3, num_leaked=0))
+    for query, (ratio, q_value) in zip(report["queries"], ((0.9, 0.5), (0.1, 0.01), (0.2, 0.01)), strict=True):
+        query |= {"max_mirror_ratio": ratio, "q_value": q_value}
+    elements = Page(render_report(report)).elements
+    titles = [attrs["title"] for tag, attrs in elements if tag == "bdi" and "title" in attrs][::2]
+    assert titles == ["HumanEval/2", "HumanEval/1", "HumanEval/0"]
+    sorts = [attrs["aria-sort"] for tag, attrs in elements if tag == "th" and "aria-sort" in attrs]
+    assert sorts == ["ascending"]
 
 
 def test_queries_stand_in_the_order_of_their_largest_ratio_and_unknown_ones_last() -> None:

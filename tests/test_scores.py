@@ -12,7 +12,6 @@ from finf_core.ranking import rank_rows
 from finf_core.scores import SPREAD_FLOOR, control_z, influence_score, mirror_ratio, other_ratios, row_ratio
 from finf_core.scoring import RowLosses
 from finf_core.spec import RankSpec
-from finf_core.verdict import decide
 
 ratios = st.lists(st.lists(st.floats(-2, 2), min_size=4, max_size=4), min_size=1, max_size=5)
 
@@ -51,7 +50,3 @@ def test_rows_are_kept_by_what_the_config_says_and_always_by_mirror_ratio(by: st
     losses = RowLosses(np.zeros(3), np.full(3, 100), scores, spans, np.zeros(300), np.full(3, 100))
     ranked = rank_rows(losses, np.ones(4), np.full(4, 10), "ascent", RankSpec(top_k=1, by=by))
     assert set(ranked.kept[0].tolist()) == {best, 1}
-
-
-def test_a_query_leaks_from_the_threshold_on_and_never_without_a_ratio() -> None:
-    assert decide(np.array([0.49, 0.5, 1.0, np.nan]), RankSpec(leaked_from=0.5)) == [False, True, True, False]

@@ -26,8 +26,10 @@ class Histogram(NamedTuple):
     above: int  # pairs right of the last edge
 
 
-def histogram_svg(histogram: Histogram, threshold: float | None, query_maxima: Sequence[float]) -> Markup:
-    """Draw the pairs as bars and the largest ratio of each query as a stroke below the axis.
+def histogram_svg(
+    histogram: Histogram, threshold: float | None, query_maxima: Sequence[float], control_maxima: Sequence[float] = ()
+) -> Markup:
+    """Draw the pairs as bars and the largest ratio of each query (or control, shorter) as a stroke below the axis.
 
     Raises:
         InputError: the edges do not rise, or their number does not fit the counts.
@@ -38,7 +40,7 @@ def histogram_svg(histogram: Histogram, threshold: float | None, query_maxima: S
         *_grid(max(histogram.counts)),
         *_bars(histogram, threshold),
         *_axis(edges),
-        *_queries(edges, query_maxima, threshold),
+        *_queries(edges, query_maxima, control_maxima, threshold),
         *_marks(edges, threshold),
     ]
     label = f"Histogram of {count_text(sum(histogram.counts))} mirror ratios, counts on a log scale"
@@ -110,13 +112,23 @@ def _tick_step(span: float) -> float:
     return step
 
 
-def _queries(edges: Sequence[float], maxima: Sequence[float], threshold: float | None) -> Iterator[str]:
+def _queries(
+    edges: Sequence[float], maxima: Sequence[float], control_maxima: Sequence[float], threshold: float | None
+) -> Iterator[str]:
     top, bottom = _QUERIES, _QUERIES + 14
-    yield f'<text class="label" x="0" y="{_HEIGHT - 4}">each query’s largest ratio</text>'
+    controls = "; below, each control’s" if control_maxima else ""
+    yield f'<text class="label" x="0" y="{_HEIGHT - 4}">each query’s largest ratio{controls}</text>'
     yield f'<text class="label" x="100%" y="{_HEIGHT - 4}" text-anchor="end">mirror ratio →</text>'
-    for value in sorted(maxima):
+    over = [value for value in maxima if threshold is not None and value >= threshold]
+    under = [value for value in maxima if threshold is None or value < threshold]
+    yield from _strokes(edges, under, "query", top, bottom)
+    yield from _strokes(edges, over, "query over", top, bottom)
+    yield from _strokes(edges, control_maxima, "control", bottom + 2, bottom + 8)
+
+
+def _strokes(edges: Sequence[float], values: Sequence[float], kind: str, top: int, bottom: int) -> Iterator[str]:
+    for value in sorted(values):
         x = min(100.0, max(0.0, _percent(edges, value)))
-        kind = "query over" if threshold is not None and value >= threshold else "query"
         yield f'<line class="{kind}" x1="{x:.3f}%" x2="{x:.3f}%" y1="{top}" y2="{bottom}"/>'
 
 

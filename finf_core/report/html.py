@@ -46,12 +46,14 @@ def render_report(report: Mapping[str, Any]) -> str:
 def _context(report: Mapping[str, Any]) -> dict[str, Any]:
     css, script = _asset("report.css"), _asset("report.js")
     queries = sorted(report["queries"], key=_by_ratio, reverse=True)
-    maxima = [query["max_mirror_ratio"] for query in queries if _is_number(query["max_mirror_ratio"])]
+    if report["verdict"]["fdr"] is not None:
+        queries.sort(key=_by_q_value)
+    maxima, of_controls = (_ratios(part) for part in (queries, report["controls"]))
     return {
         "report": report,
         "queries": queries,
         "outcome": outcome(report["summary"]),
-        "chart": histogram_svg(_histogram(report["histogram"]), report["verdict"]["threshold"], maxima),
+        "chart": histogram_svg(_histogram(report["histogram"]), report["verdict"]["threshold"], maxima, of_controls),
         "css": Markup(css),
         "script": Markup(script),
         "policy": _policy(css, script),
@@ -71,9 +73,18 @@ def outcome(summary: Mapping[str, Any]) -> str:
     return f"{num_leaked:,} of {num_queries:,} {noun} leaked"
 
 
+def _ratios(queries: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [query["max_mirror_ratio"] for query in queries if _is_number(query["max_mirror_ratio"])]
+
+
 def _by_ratio(query: Mapping[str, Any]) -> float:
     value = query["max_mirror_ratio"]
     return value if _is_number(value) else -math.inf
+
+
+def _by_q_value(query: Mapping[str, Any]) -> float:
+    value = query["q_value"]
+    return value if _is_number(value) else math.inf
 
 
 def _is_number(value: float | None) -> bool:

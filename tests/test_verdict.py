@@ -1,0 +1,110 @@
+"""Leaked or not, with p- and q-values from controls: `finf_core.verdict`."""
+
+import numpy as np
+import pytest
+
+from finf_core.spec import RankSpec, VerdictSpec
+from finf_core.verdict import NO_ERROR_RATE, conformal_p_values, decide, verdict_note, verdict_rule
+
+NONE = np.zeros(0)
+NUM_DRAWS = 2000
+
+
+def test_a_p_value_counts_the_controls_that_reach_the_query_and_the_query_itself() -> None:
+    controls = np.array([0.1, 0.2, 0.2, 0.9])
+    found = conformal_p_values(np.array([1.0, 0.9, 0.2, 0.15, 0.0, np.nan]), controls)
+    np.testing.assert_allclose(found, np.array([1, 2, 4, 4, 5, 5]) / 5)
+
+
+def test_a_control_without_a_score_reaches_nobody_who_has_one() -> None:
+    assert conformal_p_values(np.array([-5.0]), np.array([np.nan, np.nan, 0.0])).tolist() == [0.5]
+
+
+def slow_q_values(p_values: list[float]) -> list[float]:
+    """Benjamini–Hochberg by its definition: the smallest fdr at which a query is among those called leaked."""
+
+    def called(fdr: float) -> set[int]:
+        order = sorted(range(len(p_values)), key=lambda query: p_values[query])
+        passing = [k for k, query in enumerate(order, 1) if p_values[query] <= fdr * k / len(order) + 1e-12]
+        return set(order[: max(passing, default=0)])
+
+    grid = sorted({p * len(p_values) / k for p in p_values for k in range(1, len(p_values) + 1)})
+    return [min(fdr for fdr in grid if query in called(fdr)) for query in range(len(p_values))]
+
+
+def test_q_values_are_those_of_benjamini_and_hochberg() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        found, _ = decide(
+            rng.normal(size=9) + 1, no_copies(9), rng.normal(size=30), no_copies(30), VerdictSpec(fdr=0.1)
+        )
+        np.testing.assert_allclose(found.q_value_Q, slow_q_values(found.p_value_Q.tolist()))
+        assert found.leaked_Q == (found.q_value_Q <= 0.1).tolist()
+
+
+def no_copies(num: int) -> np.ndarray:
+    """Mirror ratios of which none is a copy's."""
+    return np.zeros(num)
+
+
+@pytest.mark.parametrize("fdr", [0.01, 0.05, 0.1])
+def test_without_any_leak_hardly_a_benchmark_has_a_query_called_leaked(fdr: float) -> None:
+    """Under the null any discovery is false, so at most a share `fdr` of benchmarks may have one."""
+    rng, spec = np.random.default_rng(1), VerdictSpec(fdr=fdr)
+    flagged = 0
+    for _ in range(NUM_DRAWS):
+        values = rng.standard_t(3, size=40 + 400)
+        found, _ = decide(values[:40], no_copies(40), values[40:], no_copies(400), spec)
+        flagged += any(found.leaked_Q)
+    assert flagged / NUM_DRAWS <= fdr + 3 * np.sqrt(fdr * (1 - fdr) / NUM_DRAWS)
+
+
+def test_with_leaks_the_share_of_false_ones_stays_within_the_rate_and_leaks_are_found() -> None:
+    rng, spec = np.random.default_rng(2), VerdictSpec(fdr=0.1)
+    false_share, found_share = [], []
+    for _ in range(NUM_DRAWS):
+        clean, leaked, controls = rng.normal(size=30), rng.normal(4, 1, size=20), rng.normal(size=200)
+        found, _ = decide(np.concatenate([clean, leaked]), no_copies(50), controls, no_copies(200), spec)
+        num_false = sum(found.leaked_Q[:30])
+        false_share.append(num_false / max(1, sum(found.leaked_Q)))
+        found_share.append(np.mean(found.leaked_Q[30:]))
+    assert np.mean(false_share) <= 0.1
+    assert np.mean(found_share) > 0.9
+    assert np.mean(false_share) > 0.03  # it is not merely timid
+
+
+def test_a_copy_is_called_leaked_whatever_its_q_value_and_a_query_without_a_score_never() -> None:
+    ratio_Q = np.array([1.0, 0.5, 0.49, np.nan])
+    statistic_Q = np.array([0.0, 0.0, 0.0, np.nan])
+    found, null = decide(statistic_Q, ratio_Q, np.array([5.0, 6.0]), np.array([0.1, 0.7]), VerdictSpec())
+    assert found.leaked_Q == [True, True, False, False]
+    assert (null.largest, null.largest_ratio, null.num_copied) == (6.0, 0.7, 1)
+
+
+def test_without_controls_there_is_a_threshold_and_no_error_rate() -> None:
+    found, null = decide(np.array([3.0, 9.0]), np.array([0.2, 0.8]), NONE, NONE, VerdictSpec(copied_from=0.6))
+    assert found.leaked_Q == [False, True]
+    assert np.isnan(found.p_value_Q).all()
+    assert np.isnan(found.q_value_Q).all()
+    assert verdict_note(null, 2, VerdictSpec()) == NO_ERROR_RATE
+    assert (
+        verdict_rule(RankSpec(), VerdictSpec(copied_from=0.6), 0)
+        == "leaked when its largest mirror ratio is at least 0.60"
+    )
+
+
+@pytest.mark.parametrize("num_controls", [19, 99, 100, 1999])
+def test_the_note_says_how_many_leaks_so_few_controls_can_tell(num_controls: int) -> None:
+    """Queries that all stand beyond every control: as many as it says are called leaked, one fewer is not."""
+    spec = VerdictSpec(fdr=0.05)
+    controls, num_queries = np.zeros(num_controls), 50
+
+    def called(num_leaked: int) -> int:
+        statistic_Q = np.where(np.arange(num_queries) < num_leaked, 1.0, -1.0)
+        return sum(decide(statistic_Q, no_copies(num_queries), controls, no_copies(num_controls), spec)[0].leaked_Q)
+
+    least = decide(no_copies(50), no_copies(50), controls, no_copies(num_controls), spec)[1].least_queries
+    assert least is not None
+    if least <= num_queries:
+        assert called(least) == least
+    assert least == 1 or called(min(least, num_queries + 1) - 1) == 0
