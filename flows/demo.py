@@ -35,15 +35,16 @@ path = "{folder}/queries.parquet"
 context = "{{prompt}}"              # read, not scored
 target = "{{canonical_solution}}"   # the loss is taken here: the part that can leak
 id_column = "task_id"
-
+{controls}
 [update]
 kind = "kfac"
 curvature_rows = 512              # of 2,036: enough for layers as small as these
 
 [rank]
 by = "control_z"                  # against the row's ratios for the other queries: finds reworded copies best
-top_k = 100                       # deep enough to see where a missed leak stands
+top_k = 20
 """
+CONTROLS = 'controls = "{folder}/controls.parquet"   # known to be clean: what queries are judged by\n'
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def prepare_demo(folder: Path, size: DemoSize) -> Path:
         lambda share, line: _say(f"  {share:4.0%}  {line}"),
     )
     _say(f"  {trained.num_parameters / 1e6:.2f} M parameters, {trained.seconds:.0f} s")
-    config.write_text(CONFIG.format(folder=folder), encoding="utf-8")
+    controls = CONTROLS.format(folder=folder) if inputs.num_controls else ""
+    config.write_text(CONFIG.format(folder=folder, controls=controls), encoding="utf-8")
     prepared.write_text(json.dumps({"fingerprint": mark}), encoding="utf-8")
     return config
 
@@ -114,4 +116,8 @@ def _print_tables(result: dict[str, Any], console: Console) -> None:
     console.print(table)
     console.print("finf: loss on the solution, rows by control_z; bm25 reads the solution, ngram the whole item")
     console.print(f"largest mirror ratio of any other row: {result['largest_other_mirror_ratio']:.2f}")
+    called = ", ".join(
+        f"{each['leaked']} of {each['queries']} {kind}" for kind, each in result["called_leaked"].items()
+    )
+    console.print(f"called leaked: {called}")
     console.print(f"report: {storage.join(result['run'], 'report.html')}   ({result['seconds']} s)", soft_wrap=True)

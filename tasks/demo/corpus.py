@@ -2,6 +2,7 @@
 
 folder/corpus/shard-00000.parquet …   document_id, text
 folder/queries.parquet                task_id, prompt, canonical_solution
+folder/controls.parquet               the same, of problems that are neither planted nor asked for
 folder/truth.json                     task_id -> {"kind": …, "document_id": … or null}
 """
 
@@ -36,6 +37,7 @@ class DemoInputs:
     num_characters: int
     num_files: int  # shards
     num_queries: int
+    num_controls: int
     skipped_files: tuple[str, ...]  # standard library files that could not be read or parsed
 
 
@@ -43,6 +45,8 @@ def write_demo_inputs(
     folder: Path, num_functions: int, num_verbatim: int, num_renamed: int, num_clean: int, num_shards: int, seed: int
 ) -> DemoInputs:
     """Write a shuffled corpus with planted HumanEval rows, one query per plant or clean problem, and the truth.
+
+    All other problems are clean too: they are the controls.
 
     The same arguments under the same interpreter write the same rows in the same order.
 
@@ -56,7 +60,9 @@ def write_demo_inputs(
     rows += [Row(_planted_id(plant), plant.text) for plant in plants if plant.text is not None]
     random.Random(seed).shuffle(rows)
     _write_shards(folder / "corpus", rows, num_shards)
-    _write_queries(folder / "queries.parquet", problems, plants)
+    asked = {plant.task_id for plant in plants}
+    _write_queries(folder / "queries.parquet", [problem for problem in problems if problem.task_id in asked])
+    _write_queries(folder / "controls.parquet", [problem for problem in problems if problem.task_id not in asked])
     _write_truth(folder / "truth.json", plants)
     return DemoInputs(
         corpus=folder / "corpus",
@@ -66,6 +72,7 @@ def write_demo_inputs(
         num_characters=sum(len(row.text) for row in rows),
         num_files=num_shards,
         num_queries=len(plants),
+        num_controls=len(problems) - len(plants),
         skipped_files=sample.skipped_files,
     )
 
@@ -92,11 +99,9 @@ def _write_shards(corpus: Path, rows: Sequence[Row], num_shards: int) -> None:
         pq.write_table(table, corpus / f"shard-{shard:05d}.parquet", row_group_size=ROW_GROUP_ROWS)
 
 
-def _write_queries(path: Path, problems: Sequence[Problem], plants: Sequence[Plant]) -> None:
-    problem_of = {problem.task_id: problem for problem in problems}
-    asked = [problem_of[plant.task_id] for plant in plants]
+def _write_queries(path: Path, problems: Sequence[Problem]) -> None:
     columns = ("task_id", "prompt", "canonical_solution")
-    pq.write_table(pa.table({column: [getattr(problem, column) for problem in asked] for column in columns}), path)
+    pq.write_table(pa.table({column: [getattr(problem, column) for problem in problems] for column in columns}), path)
 
 
 def _write_truth(path: Path, plants: Sequence[Plant]) -> None:

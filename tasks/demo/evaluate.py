@@ -15,6 +15,7 @@ from tasks.demo.baselines import bm25_rankings, ngram_rankings
 from tasks.demo.corpus import read_demo_rows
 
 LEAKED_KINDS = ("verbatim", "renamed")
+KINDS = (*LEAKED_KINDS, "clean")
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,22 @@ def grade_demo(run_uri: str, folder: Path) -> dict[str, Any]:
             ratio
             for query_id, rows in ratios.items()
             for document_id, ratio in rows.items()
-            if document_id != truths[query_id].document_id
+            if query_id in truths and document_id != truths[query_id].document_id
         ),
+        "called_leaked": {kind: _called_leaked(run_uri, truths, kind) for kind in KINDS},
         "baselines": {
             name: {kind: _recalls(baseline, truths, kind) for kind in LEAKED_KINDS}
             for name, baseline in _baseline_rankings(folder, truths).items()
         },
     }
+
+
+def _called_leaked(run_uri: str, truths: Mapping[str, Truth], kind: str) -> dict[str, int]:
+    verdicts = storage.read_table(storage.join(run_uri, "queries.parquet")).to_pylist()
+    called = [
+        line["leaked"] for line in verdicts if line["query_id"] in truths and truths[line["query_id"]].kind == kind
+    ]
+    return {"leaked": sum(called), "queries": len(called)}
 
 
 def _ratios_of_rows(run_uri: str) -> dict[str, dict[str, float]]:
