@@ -201,8 +201,11 @@ def _add_products(total: Tensor, rows_PN: Tensor) -> None:
 
 
 def _squared(rows_PN: Tensor) -> Tensor:
-    """nᵀ n. On a CPU by numpy: it sees one matrix on both sides and computes one triangle; torch computes both."""
-    if rows_PN.device.type != "cpu":
+    """nᵀ n. On one thread by numpy: it sees one matrix on both sides and computes one triangle; torch computes both.
+
+    Not on more: numpy's threads and torch's get in each other's way, and the whole fit takes four times as long.
+    """
+    if rows_PN.device.type != "cpu" or torch.get_num_threads() > 1:
         return rows_PN.T @ rows_PN
     rows = rows_PN.numpy()
     return torch.from_numpy(rows.T @ rows)
