@@ -8,6 +8,7 @@ An entry is never trusted blindly: one whose digest or counts do not fit is as g
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -116,11 +117,16 @@ def arithmetic(compiled: bool, with_gradients: bool = False) -> str:
         where = torch.cuda.get_device_name()
     else:
         where = f"{torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
-    versions = f"torch {torch.__version__}, transformers {version('transformers')}"
+    versions = f"torch {torch.__version__}, transformers {_transformers_version()}"
     matmul = f"{torch.get_float32_matmul_precision()} precision"
     return (
         f"{versions}, {where}, {matmul}{', compiled' if compiled else ''}{', with gradients' if with_gradients else ''}"
     )
+
+
+@cache
+def _transformers_version() -> str:
+    return version("transformers")  # a search through the file system
 
 
 def _num_targets(window: Window) -> int:

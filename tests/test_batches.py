@@ -32,11 +32,19 @@ def test_a_window_longer_than_the_budget_runs_alone(lengths: list[int], budget: 
 
 
 @given(many_lengths, budgets)
-def test_a_batch_is_full_before_the_next_one_starts(lengths: list[int], budget: int) -> None:
+def test_a_batch_ends_when_it_is_full_or_one_more_would_pad_the_others_much(lengths: list[int], budget: int) -> None:
     plan = plan_batches(lengths, budget)
     for batch, following in pairwise(plan):
         with_one_more = [lengths[index] for index in [*batch, following[0]]]
-        assert max(with_one_more) * len(with_one_more) > budget
+        is_full = max(with_one_more) * len(with_one_more) > budget
+        assert is_full or len(batch) * (with_one_more[-1] - with_one_more[-2]) > budget / 16
+
+
+@given(many_lengths, budgets)
+def test_no_window_pads_those_before_it_by_more_than_a_sixteenth_of_the_budget(lengths: list[int], budget: int) -> None:
+    for batch in plan_batches(lengths, budget):
+        for place, (shorter, longer) in enumerate(pairwise(batch), start=1):
+            assert place * (lengths[longer] - lengths[shorter]) <= budget / 16
 
 
 @given(many_lengths, budgets)
