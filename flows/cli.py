@@ -170,6 +170,37 @@ def report(run: Run, as_json: Json = False) -> None:
     _show({"run": run, **found["summary"]}, as_json, report_summary(run, found))
 
 
+@app.command()
+def purify(
+    run: Run,
+    out: Annotated[
+        str | None, typer.Option(help="Empty folder or s3:// URI for the new shards; without it a dry run.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the corpus without the rows that leaked; without --out only say which those are."""
+    from tasks.purify import describe_purified
+    from tasks.purify import purify as purify_corpus
+
+    found = purify_corpus(run, out)
+    _show(asdict(found), as_json, describe_purified(found))
+
+
+@app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="The earlier run's folder or s3:// URI.")],
+    after: Annotated[str, typer.Argument(help="The later run's.")],
+    as_json: Json = False,
+) -> None:
+    """Queries that leaked anew, that no longer do, and those whose best row changed; exit code 3 for new leaks."""
+    from tasks.diff_runs import describe_diff, diff_runs
+
+    found = diff_runs(before, after)
+    _show(asdict(found), as_json, describe_diff(found))
+    if found.newly_leaked or found.only_after_leaked:
+        raise typer.Exit(FOUND_LEAKAGE)
+
+
 def _options(
     store: str,
     actors: int | None,

@@ -1,4 +1,4 @@
-"""Write report.html and, last of all, report.json: when that is there, the run is complete."""
+"""Write report.html, summary.md, junit.xml and, last of all, report.json: when that is there, the run is complete."""
 
 import json
 import platform
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from finf_core.ratio_histogram import EDGES
 from finf_core.report.html import render_report
+from finf_core.report.summary import render_junit, render_markdown
 from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE
 from finf_core.verdict import Null, verdict_note, verdict_rule
 from tasks import storage
@@ -24,13 +25,16 @@ from tasks.queries import read_queries
 EXCERPT_CHARACTERS = 600
 NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
 
+RENDERED = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
+
 Timing = dict[str, Any]  # stage, seconds, cached
 
 
 def publish_report(job: ScanJob, timings: Sequence[Timing]) -> str:
     """Gather every number of the run; returns the URI of report.json."""
     report = build_report(job, timings)
-    storage.publish_bytes(job.file("report.html"), render_report(report).encode())
+    for name, render in RENDERED.items():
+        storage.publish_bytes(job.file(name), render(report).encode())
     storage.publish_bytes(job.file("report.json"), json.dumps(report, allow_nan=False).encode())
     return job.file("report.json")
 

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 from finf_core.errors import InputError
-from finf_core.report.html import render_report
 from tasks import storage
+from tasks.publish_report import RENDERED
 
 
 def read_report(run_uri: str) -> dict[str, Any]:
@@ -22,7 +22,9 @@ def read_report(run_uri: str) -> dict[str, Any]:
 
 
 def render_again(run_uri: str, report: dict[str, Any]) -> None:
-    storage.publish_bytes(storage.join(run_uri, "report.html"), render_report(report).encode())
+    """All that is made of report.json and nothing else."""
+    for name, render in RENDERED.items():
+        storage.publish_bytes(storage.join(run_uri, name), render(report).encode())
 
 
 def report_summary(run_uri: str, report: dict[str, Any]) -> str:

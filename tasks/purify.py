@@ -1,0 +1,163 @@
+"""The corpus without the rows that leaked: new shards of the same schema and order, and a record of what is missing.
+
+<out>/…                 every shard under its own name; one without such rows is copied byte by byte
+<out>/removed.parquet   each removed row with the queries that it is removed for
+<out>/manifest.json     the run, the rule, rows of each shard before and after; appears last and means complete
+
+Which rows: of a query that is called leaked, those that reach the mirror ratio of a copy, and its best row.
+"""
+
+import io
+import json
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from finf_core.errors import InputError
+from finf_core.report.visible import visible_text
+from tasks import storage
+from tasks.corpus import Shard, shards_from_table
+from tasks.job import ScanJob
+from tasks.read_report import read_report
+from tasks.resolve_inputs import read_job
+
+MANIFEST, REMOVED = "manifest.json", "removed.parquet"
+COLUMNS = ["shard", "row", "document_id", "query_id", "rank", "mirror_ratio", "q_value", "reason", "text_excerpt"]
+RULE = "rows that reach the mirror ratio of a copy, and the best row, of each query that is called leaked"
+
+Line = dict[str, Any]  # of removed.parquet
+
+
+@dataclass(frozen=True)
+class Purified:
+    run: str
+    out: str | None  # None: nothing was written
+    num_rows: int
+    num_removed: int  # rows
+    num_queries: int  # that rows are removed for
+    removed: list[Line] = field(repr=False)  # a row may be removed for several queries
+    shards: dict[str, dict[str, int]] = field(repr=False)  # new name -> rows before and after
+    rule: str = RULE
+
+
+def purify(run_uri: str, out: str | None) -> Purified:
+    """Find the rows to remove and, with `out`, write the corpus without them.
+
+    Raises:
+        InputError: the run is not complete, or `out` holds something; a shard is no longer what was scanned.
+    """
+    job, report = read_job(run_uri), read_report(run_uri)
+    removed = sorted(_lines_to_remove(report), key=lambda line: (line["shard"], line["row"], line["query_id"]))
+    rows_of: dict[str, set[int]] = defaultdict(set)
+    for line in removed:
+        rows_of[line["shard"]].add(line["row"])
+    shards = list(shards_from_table(storage.read_table(job.shards_uri)))
+    names = new_names([shard.uri for shard in shards])
+    counts = {
+        names[shard.uri]: {"before": shard.num_rows, "after": shard.num_rows - len(rows_of[shard.uri])}
+        for shard in shards
+    }
+    found = Purified(
+        run=run_uri,
+        out=out,
+        num_rows=sum(shard.num_rows for shard in shards),
+        num_removed=sum(map(len, rows_of.values())),
+        num_queries=len({line["query_id"] for line in removed}),
+        removed=removed,
+        shards=counts,
+    )
+    if out is not None:
+        _write(found, out, job, shards, names, rows_of)
+    return found
+
+
+def _lines_to_remove(report: Mapping[str, Any]) -> Iterator[Line]:
+    threshold = report["verdict"]["threshold"]
+    for query in report["queries"]:
+        for row in query["top"] if query["leaked"] else ():
+            is_copy = row["mirror_ratio"] is not None and row["mirror_ratio"] >= threshold
+            if is_copy or row["rank"] == 1:
+                reason = "copy" if is_copy else "best row of a leaked query"
+                line = row | {"query_id": query["query_id"], "q_value": query["q_value"], "reason": reason}
+                yield {name: line[name] for name in COLUMNS}
+
+
+def new_names(uris: Sequence[str]) -> dict[str, str]:
+    """Each shard's place below the folder that they all lie in.
+
+    Raises:
+        InputError: a name would leave the new folder, or is that of the record.
+    """
+    folder = posixpath.commonpath([posixpath.dirname(uri) for uri in uris])
+    names = {uri: posixpath.relpath(uri, folder) for uri in uris}
+    for uri, name in names.items():
+        if name.startswith(("../", "/")) or name in (MANIFEST, REMOVED):
+            raise InputError(f"{uri}: cannot be written again under its own name; rename the shard and scan again")
+    return names
+
+
+def _write(
+    found: Purified,
+    out: str,
+    job: ScanJob,
+    shards: Sequence[Shard],
+    names: Mapping[str, str],
+    rows_of: Mapping[str, set[int]],
+) -> None:
+    if storage.list_names(out):
+        raise InputError(f"{out}: holds something already; name an empty folder")
+    _check_unchanged(shards)
+    for shard in shards:
+        data = storage.read_bytes(shard.uri)
+        rows = rows_of.get(shard.uri)
+        storage.publish_bytes(storage.join(out, names[shard.uri]), _without(data, rows) if rows else data)
+    table = pa.Table.from_pylist(found.removed) if found.removed else pa.table({name: [] for name in COLUMNS})
+    storage.publish_table(storage.join(out, REMOVED), table)
+    manifest = {key: value for key, value in asdict(found).items() if key != "removed"}
+    manifest |= {"run_fingerprint": job.fingerprint, "corpus_digest": job.shards_digest}
+    storage.publish_bytes(storage.join(out, MANIFEST), json.dumps(manifest, indent=2).encode())
+
+
+def _check_unchanged(shards: Sequence[Shard]) -> None:
+    for shard in shards:
+        [now] = storage.list_objects(shard.uri)
+        if (now.size_bytes, now.etag) != (shard.size_bytes, shard.etag):
+            raise InputError(
+                f"{shard.uri}: is no longer what was scanned; scan again before rows are removed by number"
+            )
+
+
+def _without(data: bytes, rows: set[int]) -> bytes:
+    """A Parquet file without these rows: same schema, metadata, row groups and compression."""
+    file = pq.ParquetFile(io.BytesIO(data))
+    codec = file.metadata.row_group(0).column(0).compression
+    sink, first_row = io.BytesIO(), 0
+    with pq.ParquetWriter(sink, file.schema_arrow, compression="NONE" if codec == "UNCOMPRESSED" else codec) as writer:
+        for group in range(file.metadata.num_row_groups):
+            table = file.read_row_group(group)
+            stays = np.array([first_row + index not in rows for index in range(len(table))], dtype=np.bool_)
+            first_row += len(table)
+            if stays.any():
+                kept = table.filter(pa.array(stays))
+                writer.write_table(kept, row_group_size=len(kept))
+    return sink.getvalue()
+
+
+def describe_purified(found: Purified) -> str:
+    """The rows, and what was or would be written."""
+    lines = [
+        f"{line['shard']} row {line['row']:,} ({line['document_id']}): {line['reason']}, query {line['query_id']}"
+        for line in found.removed
+    ]
+    will = "would remove" if found.out is None else "removed"
+    lines.append(
+        f"{will} {found.num_removed:,} of {found.num_rows:,} rows, for {found.num_queries:,} queries ({found.rule})"
+    )
+    lines.append("nothing was written; name a folder with --out" if found.out is None else f"corpus: {found.out}")
+    return visible_text("\n".join(lines))

@@ -1,0 +1,52 @@
+"""The outcome for a build: `summary.md` and `junit.xml`."""
+
+import xml.etree.ElementTree as ET
+
+from report_example import HOSTILE, example_report, with_controls
+
+from finf_core.report.summary import MOST_LINES, render_junit, render_markdown
+
+
+def test_every_query_is_a_case_and_every_leaked_one_fails() -> None:
+    report = with_controls(example_report(num_queries=9, num_leaked=4))
+    suite = ET.fromstring(render_junit(report))
+    assert (suite.get("tests"), suite.get("failures")) == ("9", "4")
+    cases = suite.findall("testcase")
+    assert [case.get("name") for case in cases] == [query["query_id"] for query in report["queries"]]
+    failed = [case.get("name") for case in cases if case.find("failure") is not None]
+    assert failed == [query["query_id"] for query in report["queries"] if query["leaked"]]
+    [message] = {case.find("failure").get("message", "") for case in cases[:1]}  # type: ignore[union-attr]
+    assert report["queries"][0]["top"][0]["document_id"] in message
+
+
+def test_the_page_names_the_surest_leaks_first_and_no_more_than_a_person_reads() -> None:
+    report = with_controls(example_report(num_queries=80, num_leaked=60))
+    for place, query in enumerate(report["queries"]):
+        query["q_value"] = 0.001 * (100 - place) if query["leaked"] else 0.9
+    text = render_markdown(report)
+    rows = [line for line in text.splitlines() if line.startswith("| HumanEval")]
+    assert len(rows) == MOST_LINES
+    assert rows[0].startswith("| HumanEval/59 ")
+    assert "… and 10 more" in text
+    assert text.startswith("## 60 of 80 queries leaked")
+    assert "q-value is at most 0.05" in text
+
+
+def test_a_clean_run_has_no_table_and_no_failure() -> None:
+    report = example_report(num_queries=3, num_leaked=0)
+    assert "|" not in render_markdown(report)
+    assert ET.fromstring(render_junit(report)).findall("*/failure") == []
+
+
+def test_hostile_ids_are_text_and_nothing_else() -> None:
+    report = example_report(num_queries=1, num_leaked=1)
+    hostile = HOSTILE + "|a`b`[x](javascript:1)\x1b[31m\x00\ufffe\nnew line"
+    report["queries"][0]["query_id"] = report["queries"][0]["top"][0]["document_id"] = hostile
+    page = render_markdown(report)
+    assert len([line for line in page.splitlines() if line.startswith("| ")]) == 2  # head and one row
+    assert "<script" not in page.replace("\\<", "")
+    assert "](" not in page.replace("\\]\\(", "")
+    assert not set(page) & {"\x1b", "\x00"}
+    case = ET.fromstring(render_junit(report)).find("testcase")
+    assert case is not None
+    assert case.get("name", "").startswith(HOSTILE)
