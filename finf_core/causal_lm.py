@@ -5,6 +5,7 @@ Rows are padded on the right and get no attention mask: a causal model never loo
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from finf_core.losses import (
     target_places,
 )
 from finf_core.moving import block_list, moved
+from finf_core.wide import COARSE
 from finf_core.windows import Window
 
 if TYPE_CHECKING:
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 PROBE_TOLERANCE = 1e-3  # nats per target, head(hidden) against the model's own logits
 PROBE_WINDOWS, PROBE_TOKENS = 2, 32  # on which compiled and plain kernels are compared
-COARSE_TOLERANCE = 0.1  # for weights coarser than float32: of what halving a block's weights changes
+COARSE_TOLERANCE = 0.1  # the same for compiled kernels of weights coarser than float32
+SLOPE_TOLERANCE = 0.02  # relative, of compiled slopes
 
 
 class TokenBatch(NamedTuple):
@@ -64,7 +67,7 @@ class CausalLM:
         self.num_vocabulary = int(self.head.weight.shape[0])
         self.compiled = False
         self._check_head()
-        if compiled:
+        if compiled and len(block_list(model)[1]):
             self._compile()
 
     @property
@@ -128,13 +131,26 @@ class CausalLM:
                 compiled_SN += base_nats(self, [batch])
                 with plain_kernels():
                     plain_SN += base_nats(self, [batch])
-        gap = max(_mean_gap(*pair) for pair in zip(compiled_SN, plain_SN, strict=True))
-        is_coarse = self.head.weight.dtype not in (torch.float32, torch.float64)
-        if not gap <= (COARSE_TOLERANCE * _mean_gap(*plain_SN) if is_coarse else PROBE_TOLERANCE):
+        gap = max(float((one - other).abs().mean()) for one, other in zip(compiled_SN, plain_SN, strict=True))
+        slopes, plain_slopes = (self._probe_slopes(batch, plain) for plain in (False, True))
+        tolerance = COARSE_TOLERANCE if self.head.weight.dtype in COARSE else PROBE_TOLERANCE
+        if not (gap <= tolerance and (slopes - plain_slopes).norm() <= SLOPE_TOLERANCE * plain_slopes.norm()):
             raise CheckpointError(
                 f"{type(self.model).__name__}: compiled kernels give other losses than plain ones (by {gap:.3g} nats "
-                "per target); run with --no-compile"
+                "per target) or other slopes; run with --no-compile"
             )
+
+    def _probe_slopes(self, batch: TokenBatch, plain: bool) -> Tensor:
+        """Slopes of the batch's losses at the hidden states of the plain model."""
+        with torch.no_grad(), plain_kernels():
+            hidden_BTD = self._hidden(batch)
+        leaf_BTD = hidden_BTD.requires_grad_()
+        with plain_kernels() if plain else nullcontext(), torch.enable_grad():
+            loss = chunked_example_loss(
+                leaf_BTD, self.head, self.num_vocabulary, batch.labels_BT, batch.places_N, compiled=True
+            )
+            loss.sum_nats.sum().backward()
+        return leaf_BTD.grad if leaf_BTD.grad is not None else torch.zeros_like(leaf_BTD)
 
     def _hidden(self, batch: TokenBatch) -> Tensor:
         hidden: Tensor = self.model.base_model(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
@@ -155,8 +171,4 @@ class CausalLM:
 
 def _placed(tensor: Tensor, device: torch.device) -> Tensor:
     """On the device; a GPU fetches it while the host goes on."""
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
-
-
-def _mean_gap(one_N: Tensor, other_N: Tensor) -> float:
-    return float((one_N - other_N).abs().mean())
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from finf_core.moving import block_list
-from finf_core.wide import wide
+from finf_core.wide import COARSE, wide
 
 _plain = ContextVar("plain_kernels", default=False)
 
@@ -47,7 +47,7 @@ class CompiledForward:
         self.compiled = torch.compile(block.forward, dynamic=True)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        run = self.plain if _plain.get() or self._is_watched(arguments) else self.compiled
+        run = self.plain if _plain.get() or self._is_watched((*arguments, *keywords.values())) else self.compiled
         return run(*arguments, **keywords)
 
     def _is_watched(self, arguments: tuple[Any, ...]) -> bool:
@@ -71,7 +71,7 @@ def head_logits(head: Callable[[Tensor], Tensor], hidden_CD: Tensor) -> Tensor:
 
     Half-precision weights on a GPU are multiplied into float32 at once, where the head is a plain linear layer.
     """
-    if hidden_CD.is_cuda and hidden_CD.dtype in (torch.bfloat16, torch.float16) and is_bare_linear(head):
+    if hidden_CD.is_cuda and hidden_CD.dtype in COARSE and is_bare_linear(head):
         logits_CV = torch.mm(hidden_CD, head.weight.T, out_dtype=torch.float32)
         return logits_CV if head.bias is None else logits_CV + head.bias
     return wide(head(hidden_CD))

@@ -142,8 +142,8 @@ def chunk_targets(num_vocabulary: int, device: torch.device) -> int:
 
 
 def _of_examples(nats_N: Tensor, places_N: Tensor, labels_BT: Tensor) -> ExampleLoss:
-    none_BT = torch.zeros(labels_BT.numel(), dtype=nats_N.dtype, device=nats_N.device)
-    nats_BT = none_BT.scatter(0, places_N, nats_N).view_as(labels_BT)
+    zeros = torch.zeros(labels_BT.numel(), dtype=nats_N.dtype, device=nats_N.device)
+    nats_BT = zeros.scatter(0, places_N, nats_N).view_as(labels_BT)
     return ExampleLoss(nats_BT.double().sum(dim=1), (labels_BT != IGNORE_INDEX).sum(dim=1), nats_N)
 
 
@@ -156,10 +156,10 @@ class _FrozenHeadNats(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, head: nn.Module, compiled: bool, hidden_CD: Tensor, labels_C: Tensor | torch.Generator
+        ctx: Any, head: nn.Module, compiled: bool, hidden_CD: Tensor, given: Tensor | torch.Generator
     ) -> Tensor:
-        if compiled and is_bare_linear(head) and isinstance(labels_C, Tensor):
-            nats_C, slope_CD = nats_and_slopes(head, hidden_CD, labels_C)
+        if compiled and is_bare_linear(head) and isinstance(given, Tensor):
+            nats_C, slope_CD = nats_and_slopes(head, hidden_CD, given)
             ctx.save_for_backward(slope_CD)
             return nats_C
         with torch.enable_grad():
@@ -167,8 +167,7 @@ class _FrozenHeadNats(torch.autograd.Function):
             logits_CV = head(leaf_CD)
         log_CV = log_probabilities(logits_CV.detach())
         slopes_CV = log_CV.exp()
-        if isinstance(labels_C, torch.Generator):
-            labels_C = draw_labels(slopes_CV, labels_C)
+        labels_C = draw_labels(slopes_CV, given) if isinstance(given, torch.Generator) else given
         slopes_CV.scatter_add_(1, labels_C[:, None], slopes_CV.new_full((len(labels_C), 1), -1.0))  # p − one-hot
         logits_CV.backward(slopes_CV.to(logits_CV.dtype))
         ctx.save_for_backward(leaf_CD.grad)

@@ -28,12 +28,12 @@ from finf_core.scores import Floats, influence_score, mean_loss
 from finf_core.scoring import score_rows
 from finf_core.spec import Difference, UpdateSpec
 from finf_core.updates import MirroredUpdate, mirrored_update
+from finf_core.wide import COARSE
 
 LARGER_STEP = 4.0
 OTHER_PLAN = 0.6  # of the token budget: other batches, other padding
 MOST_CURVED = 1.0  # a forward difference whose curved part outgrows the signal is no derivative any more
 
-COARSE = (torch.bfloat16, torch.float16)
 
 Dtype = Literal["as loaded", "float32"]
 

@@ -108,9 +108,9 @@ class _RowPass:
         self.batches: list[Any] = []
         if base is None:
             losses = []
-            with torch.inference_mode():
-                for batch in collated:  # a GPU works on one while the next is made
-                    self.batches.append(batch)
+            for batch in collated:  # a GPU works on one while the next is made
+                self.batches.append(batch)
+                with torch.inference_mode():
                     losses.append(adapter.loss(batch))
             self.base = [target_nats(loss) for loss in losses]
             counts = torch.cat([torch.zeros(0, dtype=torch.int64), *(loss.num_targets.cpu() for loss in losses)])

@@ -188,5 +188,9 @@ class ScanSpec:
             self.strategy.kind != "grouped" or self.rank.by != "control_z",
             "strategy.kind = 'grouped' cannot order by control_z: a group's pass knows no single query's ratio",
         )
+        _require(
+            self.strategy.kind != "grouped" or self.queries.controls is None,
+            "strategy.kind = 'grouped' goes without queries.controls: who shares a group with a leak is not chance",
+        )
         allowed = self.name.replace("-", "").replace("_", "")
         _require(allowed.isascii() and allowed.isalnum(), "name: letters, digits, - and _ only (it names a folder)")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from finf_core.adapter import Adapter
 from finf_core.curvature import Curvature
-from finf_core.differences import mirrored_nats, target_nats
+from finf_core.differences import base_nats, mirrored_nats, target_nats
 from finf_core.errors import InputError
 from finf_core.gradients import Gradients, losses_and_gradient
 from finf_core.losses import ExampleLoss
@@ -23,6 +23,7 @@ from finf_core.low_rank import cut_to_rank
 from finf_core.moving import Deltas, moved, moving_parameters
 from finf_core.scores import sign
 from finf_core.spec import WITHOUT_CURVATURE, Difference, Direction, UpdateSpec
+from finf_core.wide import COARSE
 
 ADAM_BETAS, ADAM_EPSILON = (0.9, 0.999), 1e-8
 MOVE_TOLERANCE = 0.01  # of the nats asked for; the mirror ratio divides by the nats really moved
@@ -114,8 +115,10 @@ class _Walk:
         self.deltas = _add(self.deltas, signed, self.step_size)
 
     def _set_base(self, losses: Sequence[ExampleLoss]) -> None:
-        self.base = [target_nats(loss) for loss in losses]
-        self.base_nats = sum(float(loss.sum_nats.sum()) for loss in losses)
+        """What the gradient's pass gave; coarse weights may round otherwise there than where rows are compared."""
+        is_coarse = any(weight.dtype in COARSE for weight in self.moving.values())
+        self.base = base_nats(self.adapter, self.batches) if is_coarse else [target_nats(loss) for loss in losses]
+        self.base_nats = sum(float(nats_N.sum()) for nats_N in self.base)
         self.num_targets = sum(int(loss.num_targets.sum()) for loss in losses)
         if self.num_targets == 0:
             raise InputError("the query has no target: its loss mask leaves nothing to predict")

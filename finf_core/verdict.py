@@ -3,7 +3,9 @@
 With control queries, which are known to be clean: a query's statistic (the largest `rank.by` of its rows) is compared
 with theirs. If a clean query is exchangeable with the controls, its conformal p-value is below any u at most a share u
 of the time, and Benjamini–Hochberg over the queries keeps the expected share of false ones among those called leaked
-within `verdict.fdr` (Bates et al. 2023, arXiv:2104.08279: such p-values depend on each other just as that allows).
+within `verdict.fdr`, on average over the draw of the controls (Bates et al. 2023, arXiv:2104.08279). A statistic may
+depend on all queries and controls together, as `control_z` does, if it treats them alike (AdaDetect, Marandon et al.,
+arXiv:2208.06685); leaked queries among the others cost power, not validity.
 Beside that, a copy is a copy: a mirror ratio from `verdict.copied_from` on is called leaked too, and how many controls
 reach it is said. Without controls that threshold is all there is, and no error rate is claimed.
 
@@ -110,13 +112,15 @@ def verdict_note(null: Null, num_queries: int, spec: VerdictSpec) -> str:
     sentences = [
         f"Of the queries with a q-value of at most {spec.fdr:g}, no more than a share of {spec.fdr:g} is expected to "
         f"be clean, if the {null.num_controls:,} controls are clean and otherwise like the queries.",
+        f"Their own statistic is at most {'unknown' if null.largest is None else f'{null.largest:.2f}'}.",
         f"{null.num_copied:,} of the controls reach the mirror ratio of a copy "
         f"(their largest: {'none' if null.largest_ratio is None else f'{null.largest_ratio:.2f}'}).",
     ]
     if null.least_queries is not None and null.least_queries > 1:
-        wanted = math.ceil(num_queries / spec.fdr) - 1
-        sentences.append(
-            f"So few controls can tell no fewer than {null.least_queries:,} leaked queries from clean ones by their "
-            f"q-values; {wanted:,} controls could tell a single one."
+        fewer = (
+            f"can tell no fewer than {null.least_queries:,} leaked queries from clean ones by their q-values"
+            if null.least_queries <= num_queries
+            else "can call no query leaked by its q-value"
         )
+        sentences.append(f"So few controls {fewer}; {math.ceil(num_queries / spec.fdr) - 1:,} could tell a single one.")
     return " ".join(sentences)

@@ -1,7 +1,9 @@
-"""The dtype in which sums, losses and products of gradients are taken."""
+"""The dtype in which sums, losses and products of gradients are taken, and those too coarse for it."""
 
 import torch
 from torch import Tensor
+
+COARSE = (torch.bfloat16, torch.float16)
 
 
 def wide(tensor: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ top_k = 20
 # by = "control_z"                 # order of a query's rows, and what it is judged by; default "row_ratio"
 
 [verdict]
-fdr = 0.05                         # share of clean queries among those called leaked; needs queries.controls
+fdr = 0.05                         # largest expected share of clean queries among those called leaked by their
+                                   # q-value; needs queries.controls
 copied_from = 0.5                  # mirror ratio of the best row from which a query is called leaked anyway: a copy
 """
 

@@ -73,7 +73,7 @@ def run_demo(folder: Path, as_json: bool, size: DemoSize = DemoSize()) -> None:
 def prepare_demo(folder: Path, size: DemoSize) -> Path:
     """Corpus, queries, model and config; what an earlier demo of the same size left is used again."""
     config, prepared = folder / "scan.toml", folder / "prepared.json"
-    mark = fingerprint(size)
+    mark = fingerprint([size, CONFIG, CONTROLS])
     if prepared.exists() and json.loads(prepared.read_text())["fingerprint"] == mark:
         _say(f"using the corpus and the model in {folder}")
         return config

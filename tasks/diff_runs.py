@@ -68,8 +68,8 @@ def _place(query: Verdict) -> tuple[str, int] | None:
 
 
 def _moved(before: Verdict, after: Verdict) -> Moved:
-    documents = [query["top"][0]["document_id"] if query["top"] else "–" for query in (before, after)]
-    return Moved(after["query_id"], *documents, before["max_mirror_ratio"], after["max_mirror_ratio"])
+    was, now = (str(query["top"][0]["document_id"]) if query["top"] else "–" for query in (before, after))
+    return Moved(after["query_id"], was, now, before["max_mirror_ratio"], after["max_mirror_ratio"])
 
 
 def describe_diff(diff: RunDiff) -> str:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from finf_core.errors import StorageError
 from tasks import storage
 from tasks.aggregate import merge_scores
 from tasks.bundles import Line
@@ -41,6 +42,7 @@ SCHEMA = pa.schema(
 )
 
 Place = tuple[str, int]  # shard and row
+NOBODY = -1
 
 
 def keep_rows(job: ScanJob) -> str:
@@ -91,7 +93,7 @@ def _is_first(table: pa.Table) -> npt.NDArray[np.bool_]:
 
 def _with_units(lines: pa.Table, units: Iterable[Unit]) -> pa.Table:
     """Lines that are sorted by shard and row, with the unit that holds each; then sorted by query."""
-    row_N, owner_N = lines["row"].to_numpy(), np.zeros(len(lines), dtype=np.int64)
+    row_N, owner_N = lines["row"].to_numpy(), np.full(len(lines), NOBODY)
     range_of, owners = _ranges(lines["shard"]), list[Unit]()
     for unit in units:
         start, stop = range_of.get(unit.shard, (0, 0))
@@ -100,6 +102,10 @@ def _with_units(lines: pa.Table, units: Iterable[Unit]) -> pa.Table:
         if first < last:
             owner_N[first:last] = len(owners)
             owners.append(unit)
+    if (owner_N == NOBODY).any():
+        raise StorageError(
+            "the first pass kept a row that no unit holds; its results are damaged: remove them, run again"
+        )
     for name in UNIT_FIELDS:
         kind = SCHEMA.field(name).type
         lines = lines.append_column(name, pa.array([getattr(unit, name) for unit in owners], kind).take(owner_N))

@@ -41,14 +41,16 @@ def load_queries(spec: QueriesSpec) -> list[Query]:
     queries = _load(spec)
     if spec.controls is None:
         return queries
-    controls = _load(replace(spec, path=spec.controls, limit=None))
-    asked = {query.digest: query.query_id for query in queries}
+    loaded = _load(replace(spec, path=spec.controls, limit=None))
+    controls = [replace(each, query_id=f"control:{each.query_id}", is_control=True) for each in loaded]
+    known, ids = {query.digest: query.query_id for query in queries}, {query.query_id for query in queries}
     for control in controls:
-        if control.digest in asked:
-            raise InputError(
-                f"{spec.controls}: control {control.query_id!r} is the same item as query {asked[control.digest]!r}"
-            )
-    return queries + [replace(each, query_id=f"control:{each.query_id}", is_control=True) for each in controls]
+        if control.digest in known:
+            raise InputError(f"{spec.controls}: {control.query_id!r} is the same item as {known[control.digest]!r}")
+        if control.query_id in ids:
+            raise InputError(f"{spec.path}: the id {control.query_id!r} is that of a control; rename the query")
+        known[control.digest] = control.query_id
+    return queries + controls
 
 
 def _load(spec: QueriesSpec) -> list[Query]:

@@ -160,6 +160,7 @@ def with_controls(report: dict[str, Any], num_controls: int = 120, fdr: float = 
     ]
     for query in report["queries"]:
         query["p_value"] = 1 / (1 + num_controls) if query["leaked"] else rng.uniform(0.1, 1)
+        query["statistic"] = rng.gauss(0, 1)
         query["q_value"] = query["p_value"] * len(report["queries"]) / max(1, leaked) if query["leaked"] else 0.8
     report["summary"]["num_controls"] = num_controls
     report["verdict"] |= {"fdr": fdr, "rule": f"leaked when its q-value is at most {fdr}", "note": "120 controls."}

@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import scan_example
 from test_shard_scorer import score_everything
@@ -63,5 +64,19 @@ def test_another_rate_is_another_verdict_on_the_same_scores(spec: ScanSpec, tmp_
 
 
 def test_a_control_that_is_a_query_is_refused(spec: ScanSpec) -> None:
-    with pytest.raises(InputError, match=r"control '0' is the same item as query '0'"):
+    with pytest.raises(InputError, match=r"'control:0' is the same item as '0'"):
         load_queries(dataclasses.replace(spec.queries, controls=spec.queries.path))
+
+
+def test_controls_that_are_the_same_item_twice_or_share_an_id_with_a_query_are_refused(
+    spec: ScanSpec, tmp_path: Path
+) -> None:
+    twice = scan_example.write_queries(str(tmp_path / "twice.parquet"), [("", "red dog"), ("", "red dog")])
+    with pytest.raises(InputError, match=r"'control:1' is the same item as 'control:0'"):
+        load_queries(dataclasses.replace(spec.queries, controls=twice))
+    named = str(tmp_path / "named.parquet")
+    storage.publish_table(named, pa.table({"prompt": [""], "answer": ["blue cat"], "id": ["control:0"]}))
+    one = str(tmp_path / "one.parquet")
+    storage.publish_table(one, pa.table({"prompt": [""], "answer": ["red dog"], "id": ["0"]}))
+    with pytest.raises(InputError, match="rename the query"):
+        load_queries(dataclasses.replace(spec.queries, path=named, controls=one, id_column="id"))

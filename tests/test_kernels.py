@@ -20,6 +20,7 @@ from finf_core.losses import chunked_example_loss
 from finf_core.moving import moving_parameters
 from finf_core.projection import fit_projection, last_blocks, projectable_layers
 from finf_core.spec import Difference, UpdateSpec
+from finf_core.trunk import SharedTrunk
 from finf_core.updates import MirroredUpdate, mirrored_update
 
 if TYPE_CHECKING:
@@ -68,6 +69,23 @@ def test_rows_lose_as_much_under_a_compiled_model(
     np.testing.assert_allclose(compiled.base_nats_R, plain.base_nats_R, atol=SAME)
     np.testing.assert_allclose(compiled.mirrored_nats_RQ, plain.mirrored_nats_RQ, atol=SAME)
     assert np.abs(plain.mirrored_nats_RQ - plain.base_nats_R[:, None]).max() > 100 * SAME
+
+
+def test_the_trunk_of_a_compiled_model_is_run_once_and_handed_out(
+    pair: tuple[CausalLM, CausalLM],
+) -> None:
+    adapter = pair[1]
+    update = some_update(adapter, "last:1", "forward")
+    windows = [window for row in some_rows(adapter) for window in row]
+    trunk, batch = SharedTrunk(adapter), adapter.collate(windows)
+    trunk.expect(update.deltas)
+    with torch.inference_mode():
+        recorded = trunk.loss(batch)
+        plain = adapter.loss(batch)
+    assert trunk.is_chain
+    assert trunk.kept[id(batch)].output is not None
+    assert recorded.target_nats is not None
+    torch.testing.assert_close(recorded.target_nats, plain.target_nats, rtol=0, atol=SAME)
 
 
 def test_what_is_recorded_inside_a_block_is_recorded_of_a_compiled_one(pair: tuple[CausalLM, CausalLM]) -> None:

@@ -93,6 +93,12 @@ def test_without_controls_there_is_a_threshold_and_no_error_rate() -> None:
     )
 
 
+def test_the_note_says_when_controls_can_tell_nobody_and_how_many_would_do() -> None:
+    null = decide(no_copies(10), no_copies(10), no_copies(3), no_copies(3), VerdictSpec(fdr=0.05))[1]
+    note = verdict_note(null, 10, VerdictSpec(fdr=0.05))
+    assert "can call no query leaked by its q-value; 199 could tell a single one" in note
+
+
 @pytest.mark.parametrize("num_controls", [19, 99, 100, 1999])
 def test_the_note_says_how_many_leaks_so_few_controls_can_tell(num_controls: int) -> None:
     """Queries that all stand beyond every control: as many as it says are called leaked, one fewer is not."""

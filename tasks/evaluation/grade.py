@@ -56,22 +56,25 @@ def grade(ranked: Mapping[str, Ranked], true_rows: TrueRows, recall_at: Sequence
 
 def ranked_by_scan(run_uri: str, by_place: bool) -> dict[str, Ranked]:
     """The rankings of a finished scan, in the order that its config asked for."""
-    largest = {
-        row["query_id"]: row["max_mirror_ratio"]
-        for row in storage.read_table(storage.join(run_uri, "queries.parquet")).to_pylist()
-    }
+    largest = {row["query_id"]: row["max_mirror_ratio"] for row in _judged(run_uri)}
     rows: dict[str, list[RowKey]] = {query_id: [] for query_id in largest}
     for row in storage.read_table(storage.join(run_uri, "top.parquet")).to_pylist():
-        if (key := row_key(row, by_place)) is not None:
+        if row["query_id"] in rows and (key := row_key(row, by_place)) is not None:
             rows[row["query_id"]].append(key)
     return {query_id: Ranked(rows[query_id], _number(value)) for query_id, value in largest.items()}
+
+
+def _judged(run_uri: str) -> list[dict[str, Any]]:
+    """Lines of queries.parquet that are no controls: nothing is known of their rows."""
+    lines = storage.read_table(storage.join(run_uri, "queries.parquet")).to_pylist()
+    return [line for line in lines if not line.get("is_control")]
 
 
 def ranked_by_words(run_uri: str, method: str, by_place: bool, seed: int) -> dict[str, Ranked]:
     """A lexical baseline on the same rows; it reads a query's target. A row that shares nothing is not listed."""
     job = read_job(run_uri)
     keys, texts = zip(*_rows(job, by_place), strict=True)
-    queries = read_queries(job.queries_uri)
+    queries = [query for query in read_queries(job.queries_uri) if not query.is_control]
     scores_RQ = LEXICAL[method](texts, [query.target for query in queries], seed)
     return {query.query_id: _ranked(keys, scores_R) for query, scores_R in zip(queries, scores_RQ.T, strict=True)}
 
@@ -79,7 +82,7 @@ def ranked_by_words(run_uri: str, method: str, by_place: bool, seed: int) -> dic
 def calibrate(run_uri: str, true_rows: TrueRows) -> list[dict[str, Any]]:
     """Of all rows whose mirror ratio lies in a bin, for any query: how many, and how many true ones are listed."""
     edges_of_bins = np.searchsorted(EDGES, np.array(BINS) - 1e-9)
-    counts = np.sum(storage.read_table(storage.join(run_uri, "queries.parquet"))["ratio_counts"].to_pylist(), axis=0)
+    counts = np.sum([line["ratio_counts"] for line in _judged(run_uri)], axis=0)
     num_rows = np.add.reduceat(counts, [0, *(edges_of_bins + 1)])
     by_place = is_by_place(true_rows)
     listed = storage.read_table(storage.join(run_uri, "top.parquet")).to_pylist()
