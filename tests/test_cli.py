@@ -128,3 +128,32 @@ def test_a_strategy_on_the_command_line_replaces_the_config_s(
     assert "* one_pass" in text
     assert run(monkeypatch, "plan", str(config), "--strategy", "guess") == 2
     assert "strategy.kind" in capsys.readouterr().err
+
+
+def test_purify_names_the_leaked_row_and_writes_only_where_it_is_told_to(
+    finished_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "purify", finished_run, "--json") == 0
+    assert [line["document_id"] for line in last_json(capsys)["removed"]] == ["doc-37"]
+    assert run(monkeypatch, "purify", finished_run, "--out", str(tmp_path / "clean")) == 0
+    assert f"corpus: {tmp_path / 'clean'}" in capsys.readouterr().out
+    assert storage.exists(str(tmp_path / "clean" / "manifest.json"))
+    assert run(monkeypatch, "purify", finished_run, "--out", str(tmp_path / "clean")) == 2
+
+
+def test_a_run_compared_with_itself_has_no_new_leak(
+    finished_run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, "diff", finished_run, finished_run, "--json") == 0
+    assert last_json(capsys)["newly_leaked"] == []
+
+
+def test_a_new_leak_between_two_runs_is_exit_code_3(
+    finished_run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = json.loads(storage.read_bytes(storage.join(finished_run, "report.json")))
+    for query in report["queries"]:
+        query["leaked"] = False
+    (tmp_path / "before").mkdir()
+    (tmp_path / "before" / "report.json").write_text(json.dumps(report))
+    assert run(monkeypatch, "diff", str(tmp_path / "before"), finished_run) == 3
