@@ -5,16 +5,14 @@ Rows are padded on the right and get no attention mask: a causal model never loo
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from finf_core.differences import base_nats
 from finf_core.errors import CheckpointError
-from finf_core.kernels import compile_blocks, plain_kernels
+from finf_core.kernel_check import check_kernels
+from finf_core.kernels import compile_blocks
 from finf_core.losses import (
     IGNORE_INDEX,
     ExampleLoss,
@@ -25,17 +23,13 @@ from finf_core.losses import (
     sampled_example_loss,
     target_places,
 )
-from finf_core.moving import block_list, moved
-from finf_core.wide import COARSE
+from finf_core.moving import block_list
 from finf_core.windows import Window
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE_TOLERANCE = 1e-3  # nats per target, head(hidden) against the model's own logits
-PROBE_WINDOWS, PROBE_TOKENS = 2, 32  # on which compiled and plain kernels are compared
-COARSE_TOLERANCE = 0.1  # the same for compiled kernels of weights coarser than float32
-SLOPE_TOLERANCE = 0.02  # relative, of compiled slopes
 
 
 class TokenBatch(NamedTuple):
@@ -68,7 +62,9 @@ class CausalLM:
         self.compiled = False
         self._check_head()
         if compiled and len(block_list(model)[1]):
-            self._compile()
+            compile_blocks(self.module)
+            self.compiled = True
+            check_kernels(self)
 
     @property
     def max_context_tokens(self) -> int | None:
@@ -89,7 +85,10 @@ class CausalLM:
 
     def loss(self, batch: TokenBatch) -> ExampleLoss:
         """Loss of each window; see `finf_core.losses`."""
-        hidden_BTD = self._hidden(batch)
+        return self.loss_of_hidden(self.hidden(batch), batch)
+
+    def loss_of_hidden(self, hidden_BTD: Tensor, batch: TokenBatch) -> ExampleLoss:
+        """The same from what the language-model head reads."""
         return chunked_example_loss(
             hidden_BTD, self.head, self.num_vocabulary, batch.labels_BT, batch.places_N, self.compiled
         )
@@ -98,7 +97,7 @@ class CausalLM:
     def sample_labels(self, batch: TokenBatch, generator: torch.Generator) -> TokenBatch:
         """The same batch with every target drawn from the model's own distribution (for the true Fisher)."""
         is_target_BT = batch.labels_BT != IGNORE_INDEX
-        hidden_ND = self._hidden(batch)[is_target_BT]
+        hidden_ND = self.hidden(batch)[is_target_BT]
         pieces = [
             draw_labels(log_probabilities(self.head(hidden_CD)).exp(), generator)
             for hidden_CD in hidden_ND.split(chunk_targets(self.num_vocabulary, hidden_ND.device))
@@ -107,52 +106,13 @@ class CausalLM:
 
     def sampled_loss(self, batch: TokenBatch, generator: torch.Generator) -> ExampleLoss:
         """The loss on the labels that `sample_labels` would draw, from one forward pass for both."""
-        hidden_BTD = self._hidden(batch)
+        hidden_BTD = self.hidden(batch)
         return sampled_example_loss(
             hidden_BTD, self.head, self.num_vocabulary, batch.labels_BT, generator, batch.places_N
         )
 
-    def _compile(self) -> None:
-        """Compile, and compare with the plain kernels: a wrong kernel is a wrong score.
-
-        The first block's weights are halved for a second comparison: a graph that kept the old ones would show then.
-        """
-        compile_blocks(self.module)
-        self.compiled = True
-        num_tokens = min(PROBE_TOKENS, self.max_context_tokens or PROBE_TOKENS)
-        ids_BT = np.random.default_rng(0).integers(0, self.num_vocabulary, (PROBE_WINDOWS, num_tokens + 1))
-        batch = self.collate([Window(ids_T[:-1], ids_T[1:]) for ids_T in ids_BT])
-        name, blocks = block_list(self.module)
-        compiled_SN: list[Tensor] = []  # S states of the weights
-        plain_SN: list[Tensor] = []
-        for share in (0.0, -0.5):
-            deltas = {f"{name}.0.{key}": share * part for key, part in blocks[0].named_parameters()}
-            with moved(self.module, deltas):
-                compiled_SN += base_nats(self, [batch])
-                with plain_kernels():
-                    plain_SN += base_nats(self, [batch])
-        gap = max(float((one - other).abs().mean()) for one, other in zip(compiled_SN, plain_SN, strict=True))
-        slopes, plain_slopes = (self._probe_slopes(batch, plain) for plain in (False, True))
-        tolerance = COARSE_TOLERANCE if self.head.weight.dtype in COARSE else PROBE_TOLERANCE
-        if not (gap <= tolerance and (slopes - plain_slopes).norm() <= SLOPE_TOLERANCE * plain_slopes.norm()):
-            raise CheckpointError(
-                f"{type(self.model).__name__}: compiled kernels give other losses than plain ones (by {gap:.3g} nats "
-                "per target) or other slopes; run with --no-compile"
-            )
-
-    def _probe_slopes(self, batch: TokenBatch, plain: bool) -> Tensor:
-        """Slopes of the batch's losses at the hidden states of the plain model."""
-        with torch.no_grad(), plain_kernels():
-            hidden_BTD = self._hidden(batch)
-        leaf_BTD = hidden_BTD.requires_grad_()
-        with plain_kernels() if plain else nullcontext(), torch.enable_grad():
-            loss = chunked_example_loss(
-                leaf_BTD, self.head, self.num_vocabulary, batch.labels_BT, batch.places_N, compiled=True
-            )
-            loss.sum_nats.sum().backward()
-        return leaf_BTD.grad if leaf_BTD.grad is not None else torch.zeros_like(leaf_BTD)
-
-    def _hidden(self, batch: TokenBatch) -> Tensor:
+    def hidden(self, batch: TokenBatch) -> Tensor:
+        """(B, T, D): what the language-model head reads."""
         hidden: Tensor = self.model.base_model(input_ids=batch.input_ids_BT, use_cache=False).last_hidden_state
         return hidden
 
