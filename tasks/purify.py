@@ -4,7 +4,7 @@
 <out>/removed.parquet   each removed row with the queries that it is removed for
 <out>/manifest.json     the run, the rule, rows of each shard before and after; appears last and means complete
 
-Which rows: of a query that is called leaked, those that reach the mirror ratio of a copy, and its best row.
+Which rows: of a query that is called leaked, those that reach the mirror ratio of a copy; if none does, its best row.
 """
 
 import io
@@ -28,8 +28,20 @@ from tasks.read_report import read_report
 from tasks.resolve_inputs import read_job
 
 MANIFEST, REMOVED = "manifest.json", "removed.parquet"
-COLUMNS = ["shard", "row", "document_id", "query_id", "rank", "mirror_ratio", "q_value", "reason", "text_excerpt"]
-RULE = "rows that reach the mirror ratio of a copy, and the best row, of each query that is called leaked"
+SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("row", pa.int64()),
+        ("document_id", pa.string()),
+        ("query_id", pa.string()),
+        ("rank", pa.int64()),
+        ("mirror_ratio", pa.float64()),
+        ("q_value", pa.float64()),
+        ("reason", pa.string()),
+        ("text_excerpt", pa.string()),
+    ]
+)
+RULE = "of each query that is called leaked, the rows that reach the mirror ratio of a copy; if none does, its best row"
 
 Line = dict[str, Any]  # of removed.parquet
 
@@ -53,7 +65,7 @@ def purify(run_uri: str, out: str | None) -> Purified:
         InputError: the run is not complete, or `out` holds something; a shard is no longer what was scanned.
     """
     job, report = read_job(run_uri), read_report(run_uri)
-    removed = sorted(_lines_to_remove(report), key=lambda line: (line["shard"], line["row"], line["query_id"]))
+    removed = sorted(lines_to_remove(report), key=lambda line: (line["shard"], line["row"], line["query_id"]))
     rows_of: dict[str, set[int]] = defaultdict(set)
     for line in removed:
         rows_of[line["shard"]].add(line["row"])
@@ -77,15 +89,17 @@ def purify(run_uri: str, out: str | None) -> Purified:
     return found
 
 
-def _lines_to_remove(report: Mapping[str, Any]) -> Iterator[Line]:
+def lines_to_remove(report: Mapping[str, Any]) -> Iterator[Line]:
+    """Lines of removed.parquet, from a run's report."""
     threshold = report["verdict"]["threshold"]
     for query in report["queries"]:
-        for row in query["top"] if query["leaked"] else ():
-            is_copy = row["mirror_ratio"] is not None and row["mirror_ratio"] >= threshold
-            if is_copy or row["rank"] == 1:
-                reason = "copy" if is_copy else "best row of a leaked query"
-                line = row | {"query_id": query["query_id"], "q_value": query["q_value"], "reason": reason}
-                yield {name: line[name] for name in COLUMNS}
+        if not query["leaked"]:
+            continue
+        copies = [row for row in query["top"] if row["mirror_ratio"] is not None and row["mirror_ratio"] >= threshold]
+        reason = "copy" if copies else "best row of a leaked query"
+        for row in copies or query["top"][:1]:
+            line = row | {"query_id": query["query_id"], "q_value": query["q_value"], "reason": reason}
+            yield {name: line[name] for name in SCHEMA.names}
 
 
 def new_names(uris: Sequence[str]) -> dict[str, str]:
@@ -117,8 +131,7 @@ def _write(
         data = storage.read_bytes(shard.uri)
         rows = rows_of.get(shard.uri)
         storage.publish_bytes(storage.join(out, names[shard.uri]), _without(data, rows) if rows else data)
-    table = pa.Table.from_pylist(found.removed) if found.removed else pa.table({name: [] for name in COLUMNS})
-    storage.publish_table(storage.join(out, REMOVED), table)
+    storage.publish_table(storage.join(out, REMOVED), pa.Table.from_pylist(found.removed, SCHEMA))
     manifest = {key: value for key, value in asdict(found).items() if key != "removed"}
     manifest |= {"run_fingerprint": job.fingerprint, "corpus_digest": job.shards_digest}
     storage.publish_bytes(storage.join(out, MANIFEST), json.dumps(manifest, indent=2).encode())

@@ -7,12 +7,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import scan_example
+from report_example import example_report
 from test_shard_scorer import score_everything
 
 from finf_core.errors import InputError
 from tasks import storage
 from tasks.publish_report import publish_report
-from tasks.purify import describe_purified, new_names, purify
+from tasks.purify import describe_purified, lines_to_remove, new_names, purify
 
 LEAK_ROW = 37  # of `scan_example.corpus_texts`
 
@@ -96,3 +97,18 @@ def test_shards_keep_their_place_below_their_common_folder_and_none_leaves_it() 
     assert list(new_names(["/data/x.parquet"]).values()) == ["x.parquet"]
     with pytest.raises(InputError, match="rename the shard"):
         new_names(["s3://bucket/corpus/a.parquet", "s3://bucket/corpus/../../../b.parquet"])
+
+
+def test_copies_go_or_else_the_best_row_and_clean_queries_cost_nothing() -> None:
+    report = example_report(num_queries=3, num_leaked=0, rows_per_query=4)
+    ratios = {0: [0.1, 0.9, 0.6, 0.2], 1: [0.2, 0.1, 0.0, 0.0], 2: [0.3, 0.9, 0.0, 0.0]}
+    for index, query in enumerate(report["queries"]):
+        query["leaked"] = index < 2
+        for row, ratio in zip(query["top"], ratios[index], strict=True):
+            row["mirror_ratio"] = ratio
+    lines = list(lines_to_remove(report))
+    assert [(line["query_id"], line["rank"], line["reason"]) for line in lines] == [
+        ("HumanEval/0", 2, "copy"),
+        ("HumanEval/0", 3, "copy"),
+        ("HumanEval/1", 1, "best row of a leaked query"),
+    ]
