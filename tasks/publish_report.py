@@ -60,13 +60,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
             "seconds": sum(timing["seconds"] for timing in timings),
             **totals,
         },
-        "verdict": {
-            "rule": verdict_rule(job.spec.rank, job.spec.verdict, len(controls)),
-            "threshold": job.spec.verdict.copied_from,
-            "fdr": job.spec.verdict.fdr if controls else None,
-            "note": verdict_note(null, len(verdicts), job.spec.verdict),
-            "null": asdict(null),
-        },
+        "verdict": _verdict_section(job, null, len(verdicts)),
         "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]) | {"of": _counted(job)},
         "controls": [{key: each[key] for key in ("query_id", "statistic", "max_mirror_ratio")} for each in controls],
         "queries": _query_sections(job, verdicts, storage.read_table(job.file("top.parquet"))),
@@ -87,6 +81,17 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
             **{name: version(name) for name in NAMED_VERSIONS},
         },
         "timings": list(timings),
+    }
+
+
+def _verdict_section(job: ScanJob, null: Null, num_queries: int) -> dict[str, Any]:
+    spec = job.spec.verdict
+    return {
+        "rule": verdict_rule(job.spec.rank, spec, null.num_controls),
+        "threshold": spec.copied_from,
+        "fdr": spec.fdr if null.num_controls else None,
+        "note": verdict_note(null, num_queries, spec),
+        "null": asdict(null),
     }
 
 
