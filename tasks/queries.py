@@ -46,7 +46,8 @@ def load_queries(spec: QueriesSpec) -> list[Query]:
     known, ids = {query.digest: query.query_id for query in queries}, {query.query_id for query in queries}
     for control in controls:
         if control.digest in known:
-            raise InputError(f"{spec.controls}: {control.query_id!r} is the same item as {known[control.digest]!r}")
+            same = f"{control.query_id!r} is the same item as {known[control.digest]!r}"
+            raise InputError(f"{spec.controls}: {same}; remove it from the controls")
         if control.query_id in ids:
             raise InputError(f"{spec.path}: the id {control.query_id!r} is that of a control; rename the query")
         known[control.digest] = control.query_id
