@@ -4,7 +4,8 @@
 <store>/cache/curvature-<…>/         shared by every run of the same model and corpus sample
 <store>/cache/updates-<…>/           one object per query
 <store>/cache/base-<…>/              one object per unit of work: its base losses, shared by runs
-<store>/cache/scores-<…>/            one object per unit of work; listing it tells what is done
+<store>/cache/sets-<…>/              which queries were scored together (tasks.query_sets)
+<store>/cache/scores-<…>/            one object per unit of work, of one set of queries; listing it tells what is done
 <store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
 """
 
@@ -30,13 +31,15 @@ class ScanJob:
     model_digest: str
     shards_digest: str
     queries_digest: str
+    set_digest: str = ""  # of the queries' texts alone (tasks.query_sets): what units are named by
+    sample_digest: str | None = None  # of corpus.sample
     optimizer_digest: str | None = None  # of update.optimizer_state
     precision: Precision | None = None  # chosen before scoring (tasks.check_precision); not part of the run's identity
     strategy: StrategySpec | None = None  # likewise (tasks.choose_strategy); its kind is not "auto"
 
     @property
     def fingerprint(self) -> str:
-        digests = [self.model_digest, self.shards_digest, self.queries_digest]
+        digests = [self.model_digest, self.shards_digest, self.queries_digest, self.sample_digest]
         return fingerprint([SCORING_VERSION, self.spec, digests])
 
     @property
@@ -49,7 +52,8 @@ class ScanJob:
         update = self.spec.update
         if update.optimizer_state is not None:
             return fingerprint([SCORING_VERSION, self._model(), update.moves, self.optimizer_digest])
-        sample = [update.curvature_rows, update.curvature_labels, update.seed, self.shards_digest, self._corpus()]
+        shards = self.shards_digest if self.sample_digest is None else self.sample_digest
+        sample = [update.curvature_rows, update.curvature_labels, update.seed, shards, self._corpus()]
         return fingerprint([SCORING_VERSION, self._model(), update.kind, update.moves, update.embeddings, sample])
 
     @property
@@ -73,8 +77,18 @@ class ScanJob:
 
     @property
     def scores_fingerprint(self) -> str:
-        parts = [self.updates_fingerprint, self.queries_digest, self.spec.rank, self._corpus()]
+        parts = [self.sets_fingerprint, self.queries_digest if self.is_one_set else self.set_digest]
         return fingerprint([*parts, self.strategy] if self.has_first_pass else parts)
+
+    @property
+    def sets_fingerprint(self) -> str:
+        """Of whatever the scores of a set of queries depend on beside the set."""
+        return fingerprint([self.updates_fingerprint, self.spec.rank, self._corpus()])
+
+    @property
+    def is_one_set(self) -> bool:
+        """Whether a row is kept for one query by what it is for all others, so that none can be scored without them."""
+        return self.has_first_pass or self.spec.rank.by == "control_z"
 
     @property
     def has_first_pass(self) -> bool:
@@ -110,6 +124,10 @@ class ScanJob:
         return join(self.store, "cache", f"updates-{short(self.updates_fingerprint)}")
 
     @property
+    def sets_uri(self) -> str:
+        return join(self.store, "cache", f"sets-{short(self.sets_fingerprint)}")
+
+    @property
     def scores_uri(self) -> str:
         return join(self.store, "cache", f"scores-{short(self.scores_fingerprint)}")
 
@@ -124,6 +142,11 @@ class ScanJob:
     @property
     def shards_uri(self) -> str:
         return self.file("shards.parquet")
+
+    @property
+    def sample_uri(self) -> str:
+        """The shards of `corpus.sample`, or of the corpus."""
+        return self.shards_uri if self.sample_digest is None else self.file("sample.parquet")
 
     @property
     def queries_uri(self) -> str:
@@ -164,4 +187,4 @@ class ScanJob:
         return replace(self.spec.model, path=self.model_digest, digest=None)  # what it holds, not where it lies
 
     def _corpus(self) -> Any:
-        return replace(self.spec.corpus, path="")
+        return replace(self.spec.corpus, path="", sample=None)
