@@ -1,6 +1,6 @@
 """The leakage scan, in the order of the method.
 
-resolve inputs -> check model -> fit curvature -> check precision -> choose strategy
+resolve inputs -> check model -> fit curvature -> count words -> check precision -> choose strategy
                -> solve updates -> score shards -> aggregate -> publish report
 
 With a first pass (`finf_core.strategy`), "score shards" is that pass over all rows; single queries are then scored on
@@ -22,6 +22,7 @@ from tasks.bundles import is_rescored, rescore
 from tasks.check_model import check_model
 from tasks.check_precision import check_precision
 from tasks.choose_strategy import choose_strategy_for
+from tasks.count_words import count_corpus_words
 from tasks.curvature_store import is_complete
 from tasks.fit_curvature import fit_curvature
 from tasks.job import ScanJob
@@ -73,6 +74,13 @@ def _check(stages: Stages, job: ScanJob, pool: ActorPool) -> None:
             lambda: fit_curvature(job, pool),
             key=job.curvature_fingerprint,
             done=lambda: is_complete(job.curvature_uri) or _is_reported(job),
+        )
+    if job.spec.rank.lexical_k:
+        stages.once(
+            "count words",
+            lambda: count_corpus_words(job, pool),
+            key=job.words_fingerprint,
+            done=lambda: _there(job, job.words_uri),
         )
     stages.once(
         "check precision",

@@ -11,7 +11,7 @@ import pyarrow as pa
 from finf_core.scores import Floats, Ints
 from finf_core.spec import RankSpec
 from finf_core.top_k import ranks
-from finf_core.verdict import Null, decide
+from finf_core.verdict import Null, Statistics, decide
 from tasks import storage
 from tasks.bundles import read_kept
 from tasks.job import ScanJob
@@ -85,10 +85,9 @@ def _totals(job: ScanJob, merged: MergedUnits, kept_seconds: float) -> Totals:
 
 def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Ints) -> tuple[pa.Table, Null]:
     """A line for each query, controls last, and what the controls reach."""
-    ratio, statistic = (_largest(queries, best, name) for name in ("mirror_ratio", job.spec.rank.by))
+    statistics = Statistics(*(_largest(queries, best, name) for name in (job.spec.rank.by, "mirror_ratio", "shared")))
     num_asked = sum(not query.is_control for query in queries)
-    asked, controls = slice(num_asked), slice(num_asked, None)
-    found, null = decide(statistic[asked], ratio[asked], statistic[controls], ratio[controls], job.spec.verdict)
+    found, null = decide(statistics.of(slice(num_asked)), statistics.of(slice(num_asked, None)), job.spec.verdict)
     with ThreadPoolExecutor(READERS) as readers:
         numbers = list(readers.map(lambda query: read_numbers(job.updates_uri, query.digest), queries))
     unknown = [None] * null.num_controls
@@ -100,11 +99,15 @@ def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Int
             "base_nats": [each["base_nats"] for each in numbers],
             "moved_nats": [each["moved_nats"] for each in numbers],
             "step_size": [each["step_size"] for each in numbers],
-            "max_mirror_ratio": pa.array(_or_none(ratio), pa.float64()),
-            "statistic": pa.array(_or_none(statistic), pa.float64()),
+            "max_mirror_ratio": pa.array(_or_none(statistics.mirror_ratio), pa.float64()),
+            "max_shared": pa.array(_or_none(statistics.shared), pa.float64()),
+            "statistic": pa.array(_or_none(statistics.rank_by), pa.float64()),
             "p_value": pa.array(_or_none(found.p_value_Q) + unknown, pa.float64()),
             "q_value": pa.array(_or_none(found.q_value_Q) + unknown, pa.float64()),
-            "leaked": pa.array(found.leaked_Q + unknown, pa.bool_()),
+            "learned": pa.array(found.learned_Q + unknown, pa.bool_()),
+            "copied": pa.array(found.copied_Q + unknown, pa.bool_()),
+            "leaked": pa.array(np.logical_or(found.learned_Q, found.copied_Q).tolist() + unknown, pa.bool_()),
+            "outcome": pa.array(found.outcome_Q + unknown, pa.string()),
             "ratio_counts": pa.array(list(counts_QK), pa.list_(pa.int64())),
         }
     )

@@ -2,6 +2,7 @@
 
 <store>/scan-<name>-<fingerprint>/   the run: spec.json, shards, queries, top, report
 <store>/cache/curvature-<…>/         shared by every run of the same model and corpus sample
+<store>/cache/words-<…>/             how common words are in that sample
 <store>/cache/updates-<…>/           one object per query
 <store>/cache/base-<…>/              one object per unit of work: its base losses, shared by runs
 <store>/cache/scores-<…>/            one object per unit of work; listing it tells what is done
@@ -53,6 +54,11 @@ class ScanJob:
         return fingerprint([SCORING_VERSION, self._model(), update.kind, update.moves, update.embeddings, sample])
 
     @property
+    def words_fingerprint(self) -> str:
+        tokenizer = None if self.spec.corpus.tokens_column is None else self.model_digest  # its ids are made words
+        return fingerprint([SCORING_VERSION, self.spec.update.seed, self.shards_digest, self._corpus(), tokenizer])
+
+    @property
     def updates_fingerprint(self) -> str:
         update = asdict(self.update)
         del update["least_signal"], update["optimizer_state"]  # a threshold; a place, whose content has its own digest
@@ -73,7 +79,8 @@ class ScanJob:
 
     @property
     def scores_fingerprint(self) -> str:
-        parts = [self.updates_fingerprint, self.queries_digest, self.spec.rank, self._corpus()]
+        words = self.words_fingerprint if self.spec.rank.lexical_k else None
+        parts = [self.updates_fingerprint, self.queries_digest, self.spec.rank, self._corpus(), words]
         return fingerprint([*parts, self.strategy] if self.has_first_pass else parts)
 
     @property
@@ -104,6 +111,10 @@ class ScanJob:
     @property
     def curvature_uri(self) -> str:
         return join(self.store, "cache", f"curvature-{short(self.curvature_fingerprint)}")
+
+    @property
+    def words_uri(self) -> str:
+        return join(self.store, "cache", f"words-{short(self.words_fingerprint)}", "words.parquet")
 
     @property
     def updates_uri(self) -> str:

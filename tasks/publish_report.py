@@ -27,6 +27,8 @@ NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
 
 RENDERED = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
 
+JUDGED = ("max_mirror_ratio", "max_shared", "statistic", "p_value", "q_value", "learned", "copied", "leaked", "outcome")
+
 Timing = dict[str, Any]  # stage, seconds, cached
 
 
@@ -88,7 +90,7 @@ def _verdict_section(job: ScanJob, null: Null, num_queries: int) -> dict[str, An
     spec = job.spec.verdict
     return {
         "rule": verdict_rule(job.spec.rank, spec, null.num_controls),
-        "threshold": spec.copied_from,
+        "threshold": spec.learned_from,
         "fdr": spec.fdr if null.num_controls else None,
         "note": verdict_note(null, num_queries, spec),
         "null": asdict(null),
@@ -133,7 +135,7 @@ def _query_sections(job: ScanJob, verdicts: Sequence[dict[str, Any]], top: pa.Ta
             "num_targets": verdict["num_targets"],
             "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
             "moved_nats_per_target": verdict["moved_nats"],
-            **{key: verdict[key] for key in ("max_mirror_ratio", "statistic", "p_value", "q_value", "leaked")},
+            **{key: verdict[key] for key in JUDGED},
             "top": rows_of.get(verdict["query_id"], []),
         }
         for verdict in verdicts

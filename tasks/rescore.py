@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from finf_core.errors import StorageError
+from finf_core.lexical import LexicalIndex, QueryText, WordCounts
 from finf_core.losses import IGNORE_INDEX
 from finf_core.ranking import rank_rows
 from finf_core.scores import Floats, Others
@@ -26,10 +27,12 @@ from tasks.bundles import SECONDS_KEY, Bundle, Line, bundle_uri, make_bundle, re
 from tasks.candidates import candidates_table
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, Unit, read_unit
+from tasks.count_words import read_word_counts
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
 from tasks.keep_rows import Place, unit_of_line
-from tasks.queries import read_queries
+from tasks.queries import Query, read_queries
+from tasks.row_text import row_text
 from tasks.update_store import UpdateReader
 
 
@@ -46,9 +49,10 @@ def rescore_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
     if bundle != make_bundle(bundle.query_ids, lines_of):
         raise StorageError(f"{job.candidates_uri} was replaced while its rows were scored; run again")
     rows = _read_rows(model, job, [line for lines in lines_of.values() for line in lines])
-    digests = {query.query_id: query.digest for query in read_queries(job.queries_uri)}
+    counts = read_word_counts(job) if job.spec.rank.lexical_k else None
+    query_of = {query.query_id: query for query in read_queries(job.queries_uri)}
     tables = [
-        _score_query(model, job, query_id, lines, rows, updates.read(digests[query_id]))
+        _score_query(model, job, query_of[query_id], lines, rows, updates.read(query_of[query_id].digest), counts)
         for query_id, lines in lines_of.items()
     ]
     best = merge_top([CANDIDATES.empty_table(), *tables], job.spec.rank)
@@ -59,19 +63,24 @@ def rescore_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
 def _score_query(
     model: LoadedModel,
     job: ScanJob,
-    query_id: str,
+    query: Query,
     lines: Sequence[Line],
     rows: Mapping[Place, KeptRow],
     update: MirroredUpdate,
+    counts: WordCounts | None,
 ) -> pa.Table:
     kept = [rows[line["shard"], line["row"]] for line in lines]
     windows = [row.windows for row in kept]
     losses = score_rows(model.adapter, windows, [update], model.batch_tokens, base=_known_base(kept, model))
     others = Others(*(_column(lines, name) for name in ("others_mean", "others_spread")))
     moved_Q, num_targets_Q = np.array([update.moved_nats]), np.array([update.num_targets])
-    ranked = rank_rows(losses, moved_Q, num_targets_Q, job.update.direction, job.spec.rank, others)
+    overlap = None
+    if counts is not None:
+        index = LexicalIndex([QueryText(query.context, query.target)], job.spec.rank.ngram_words, counts)
+        overlap = index.overlap([row_text(row.row, model.tokenizer) for row in kept])
+    ranked = rank_rows(losses, moved_Q, num_targets_Q, job.update.direction, job.spec.rank, others, overlap)
     shards = [line["shard"] for line in lines]
-    return candidates_table(shards, [row.row for row in kept], ranked, [query_id], model.tokenizer)
+    return candidates_table(shards, [row.row for row in kept], ranked, [query.query_id], model.tokenizer)
 
 
 def _known_base(kept: Sequence[KeptRow], model: LoadedModel) -> BaseNats | None:

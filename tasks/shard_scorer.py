@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from finf_core.curvature import Curvature, curvature_from_tensors, refine_if_asked
+from finf_core.lexical import LexicalIndex
 from finf_core.precision import widen
 from finf_core.scores import Ints
 from finf_core.spec import WITHOUT_CURVATURE
@@ -28,6 +29,7 @@ from tasks.check_precision import PrecisionCheck, check_precision_on_rows, read_
 from tasks.checkpoint import load_model
 from tasks.choose_strategy import choose_on_rows
 from tasks.corpus import CorpusRow, Unit
+from tasks.count_words import count_on_sample, lexical_index
 from tasks.curvature_store import CurvatureCost, read_curvature
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
@@ -59,6 +61,9 @@ class ShardScorer:
 
     def fit_curvature(self, job: ScanJob) -> CurvatureCost:
         return fit_on_corpus(self.model, job)
+
+    def count_words(self, job: ScanJob) -> None:
+        count_on_sample(self.model, job)
 
     def check_precision(self, unit: Unit) -> PrecisionCheck:
         return check_precision_on_rows(self.model, self.curvature, self.job, unit)
@@ -101,6 +106,10 @@ class ShardScorer:
     def ranker(self) -> Ranker:
         return make_ranker(self.model, self.settled, self.queries, self.updates)
 
+    @cached_property
+    def lexical(self) -> LexicalIndex | None:
+        return lexical_index(self.job, self.queries)
+
     def rescore(self, bundle: Bundle) -> None:
         rescore_bundle(self.model, self.settled, bundle, self.updates)
 
@@ -109,7 +118,8 @@ class ShardScorer:
         started = time.monotonic()
         uri = base_uri(self.model, self.settled, unit, with_gradients=not self.ranker.uses_base)
         cached = read_base(uri) if self.ranker.uses_base or self.job.cache_tokens else None
-        with read_ahead(prepare_row_groups(self.model, self.settled, unit, cached), GROUPS_AHEAD) as groups:
+        row_groups = prepare_row_groups(self.model, self.settled, unit, cached, self.lexical)
+        with read_ahead(row_groups, GROUPS_AHEAD) as groups:
             blocks = [self._rank_row_group(unit.shard, group) for group in groups]
         tables, counts, receipts, entries = zip(*blocks, strict=True)
         entry = join_entries(entries)
@@ -121,7 +131,7 @@ class ShardScorer:
         return receipt
 
     def _rank_row_group(self, shard: str, group: RowGroup) -> tuple[pa.Table, Ints, UnitReceipt, BaseEntry]:
-        ranked = self.ranker.rank_windows(group.windows, group.base)
+        ranked = self.ranker.rank_windows(group.windows, group.base, group.overlap)
         skipped = group.skipped + self._unscored(shard, group.good, ranked.num_targets_R, ranked.not_finite)
         shards = [shard] * len(group.good)
         table = candidates_table(

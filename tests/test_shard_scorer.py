@@ -35,6 +35,7 @@ def score_everything(spec: ScanSpec, store: Path, batch_tokens: int = 1024, back
     units = list(planned_units(job))
     if spec.update.kind not in WITHOUT_CURVATURE:
         scorer.fit_curvature(job)
+    scorer.count_words(job)
     scorer.check_precision(units[0])
     scorer.choose_strategy(units[0])
     job = settle(job)
