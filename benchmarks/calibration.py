@@ -94,7 +94,7 @@ def _num_near_doubles(folder: Path, job: ScanJob) -> int:
     texts = {row.document_id: row.text for row in read_demo_rows(folder / "corpus")}
     best: dict[str, dict[str, Any]] = {}
     for line in storage.read_table(job.file("top.parquet")).to_pylist():
-        if line["query_id"] in asked and line["mirror_ratio"] >= job.spec.verdict.learned_from:
+        if line["query_id"] in asked and line["mirror_ratio"] >= job.spec.verdict.copied_from:
             best[line["query_id"]] = max(best.get(line["query_id"], line), line, key=lambda each: each["mirror_ratio"])
     return sum(
         SequenceMatcher(None, asked[query_id], texts[line["document_id"]], autojunk=False).ratio() >= NEARLY_SAME

@@ -169,8 +169,8 @@ class VerdictSpec:
     """When a query counts as leaked: `finf_core.verdict`."""
 
     fdr: float = 0.05  # false discovery rate, where there are controls
-    learned_from: float = 0.5  # mirror ratio of the best row
-    copied_from: float = 0.5  # share of the query's n-grams that one row holds
+    copied_from: float = 0.5  # mirror ratio of the best row
+    shared_from: float = 0.5  # share of the query's n-grams that one row holds
 
     def __post_init__(self) -> None:
         _require(0 < self.fdr < 1, "verdict.fdr must lie between 0 and 1")

@@ -85,11 +85,16 @@ def _totals(job: ScanJob, merged: MergedUnits, kept_seconds: float) -> Totals:
 
 def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Ints) -> tuple[pa.Table, Null]:
     """A line for each query, controls last, and what the controls reach."""
-    statistics = Statistics(*(_largest(queries, best, name) for name in (job.spec.rank.by, "mirror_ratio", "shared")))
-    num_asked = sum(not query.is_control for query in queries)
-    found, null = decide(statistics.of(slice(num_asked)), statistics.of(slice(num_asked, None)), job.spec.verdict)
     with ThreadPoolExecutor(READERS) as readers:
         numbers = list(readers.map(lambda query: read_numbers(job.updates_uri, query.digest), queries))
+    statistics = Statistics(
+        rank_by=_largest(queries, best, job.spec.rank.by),
+        mirror_ratio=_largest(queries, best, "mirror_ratio"),
+        shared=_largest(queries, best, "shared"),
+        nats=np.array([each["base_nats"] / each["num_targets"] for each in numbers]),
+    )
+    num_asked = sum(not query.is_control for query in queries)
+    found, null = decide(statistics.of(slice(num_asked)), statistics.of(slice(num_asked, None)), job.spec.verdict)
     unknown = [None] * null.num_controls
     table = pa.table(
         {
@@ -104,9 +109,9 @@ def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Int
             "statistic": pa.array(_or_none(statistics.rank_by), pa.float64()),
             "p_value": pa.array(_or_none(found.p_value_Q) + unknown, pa.float64()),
             "q_value": pa.array(_or_none(found.q_value_Q) + unknown, pa.float64()),
-            "learned": pa.array(found.learned_Q + unknown, pa.bool_()),
-            "copied": pa.array(found.copied_Q + unknown, pa.bool_()),
-            "leaked": pa.array(np.logical_or(found.learned_Q, found.copied_Q).tolist() + unknown, pa.bool_()),
+            "loss_p_value": pa.array(_or_none(found.loss_p_value_Q) + unknown, pa.float64()),
+            "loss_q_value": pa.array(_or_none(found.loss_q_value_Q) + unknown, pa.float64()),
+            "leaked": pa.array(found.leaked_Q + unknown, pa.bool_()),
             "outcome": pa.array(found.outcome_Q + unknown, pa.string()),
             "ratio_counts": pa.array(list(counts_QK), pa.list_(pa.int64())),
         }

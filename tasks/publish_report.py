@@ -27,7 +27,7 @@ NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
 
 RENDERED = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
 
-JUDGED = ("max_mirror_ratio", "max_shared", "statistic", "p_value", "q_value", "learned", "copied", "leaked", "outcome")
+JUDGED = ("max_mirror_ratio", "max_shared", "statistic", "p_value", "q_value", "loss_q_value", "leaked", "outcome")
 
 Timing = dict[str, Any]  # stage, seconds, cached
 
@@ -90,7 +90,7 @@ def _verdict_section(job: ScanJob, null: Null, num_queries: int) -> dict[str, An
     spec = job.spec.verdict
     return {
         "rule": verdict_rule(job.spec.rank, spec, null.num_controls),
-        "threshold": spec.learned_from,
+        "threshold": spec.copied_from,
         "fdr": spec.fdr if null.num_controls else None,
         "note": verdict_note(null, num_queries, spec),
         "null": asdict(null),
