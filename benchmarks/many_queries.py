@@ -31,7 +31,7 @@ from finf_core.updates import mirrored_update
 from flows.demo import DemoSize, prepare_demo
 from flows.environment import set_environment
 from tasks.aggregate import aggregate
-from tasks.bundles import read_candidates, rescore
+from tasks.bundles import kept_bundles, rescore
 from tasks.check_model import check_model
 from tasks.check_precision import check_precision
 from tasks.checkpoint import LoadedModel, load_model
@@ -116,7 +116,7 @@ def forward_equivalents(model: LoadedModel, job: ScanJob, tokens: dict[tuple[str
         return {"first_pass": first_pass, "kept_rows": 0.0, "total": first_pass}
     query_ids = [query.query_id for query in load_queries(job.spec.queries)]
     kept = sum(
-        tokens[line["shard"], line["row"]] for lines in read_candidates(job, query_ids).values() for line in lines
+        tokens[line["shard"], line["row"]] for lines in kept_bundles(job).lines(query_ids).values() for line in lines
     )
     kept_rows = kept / sum(tokens.values())  # a mirrored pass; the base pass came with the first pass
     return {"first_pass": first_pass, "kept_rows": kept_rows, "total": first_pass + kept_rows}

@@ -148,9 +148,7 @@ class RankSpec:
     top_k: int = 20
     by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
     mirror_k: int | None = None  # rows kept by mirror ratio beside the top_k of `by`; None: as many
-    lexical_k: int = (
-        5  # rows kept by shared n-grams, and as many by BM25 (finf_core.lexical); 0: words are not compared
-    )
+    lexical_k: int = 3  # rows kept by shared n-grams, as many by BM25 (finf_core.lexical); 0: words are not compared
     ngram_words: int = 8
 
     def __post_init__(self) -> None:

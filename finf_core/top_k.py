@@ -48,15 +48,15 @@ def merge_top(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
         `CANDIDATES`, ordered by query and `rank.by`. The largest mirror ratio of each query is always among them.
     """
     table = pa.concat_tables(tables)
-    is_kept = _is_among_best(table, rank.by, rank.top_k) | _is_among_best(table, "mirror_ratio", rank.num_by_ratio)
+    is_kept = is_among_best(table, rank.by, rank.top_k) | is_among_best(table, "mirror_ratio", rank.num_by_ratio)
     for lexical in LEXICAL if rank.lexical_k else ():
         has_words = pc.greater(table[lexical], 0).fill_null(False).to_numpy()
-        is_kept |= has_words & _is_among_best(table, lexical, rank.lexical_k)
+        is_kept |= has_words & is_among_best(table, lexical, rank.lexical_k)
     kept = table.filter(pa.array(is_kept))  # texts are copied when most rows are gone
     return kept.take(_order(kept, rank.by))
 
 
-def _is_among_best(table: pa.Table, by: str, k: int) -> npt.NDArray[np.bool_]:
+def is_among_best(table: pa.Table, by: str, k: int) -> npt.NDArray[np.bool_]:
     """Of each row, in the order of the table: whether it is one of the k best of its query."""
     order = _order(table, by)
     is_among = np.empty(len(table), dtype=np.bool_)

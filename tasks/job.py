@@ -7,6 +7,7 @@
 <store>/cache/base-<…>/              one object per unit of work: its base losses, shared by runs
 <store>/cache/scores-<…>/            one object per unit of work; listing it tells what is done
 <store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
+<store>/cache/evidence-<…>/          what the report shows of the best rows, likewise
 """
 
 import math
@@ -129,6 +130,15 @@ class ScanJob:
         return join(self.store, "cache", f"kept-{short(self.kept_fingerprint)}")
 
     @property
+    def evidence_fingerprint(self) -> str:
+        """Of what is shown of listed rows."""
+        return fingerprint(["evidence", self.scores_fingerprint, self.spec.verdict.shared_from])
+
+    @property
+    def evidence_uri(self) -> str:
+        return join(self.store, "cache", f"evidence-{short(self.evidence_fingerprint)}")
+
+    @property
     def projection_uri(self) -> str:
         return join(self.scores_uri, "projection.safetensors")
 
@@ -156,6 +166,11 @@ class ScanJob:
     def candidates_uri(self) -> str:
         """Rows that the first pass keeps for each query."""
         return self.file("candidates.parquet")
+
+    @property
+    def shown_uri(self) -> str:
+        """Listed rows that the report shows the words of."""
+        return self.file("shown.parquet")
 
     @property
     def totals_uri(self) -> str:

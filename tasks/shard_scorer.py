@@ -31,6 +31,7 @@ from tasks.choose_strategy import choose_on_rows
 from tasks.corpus import CorpusRow, Unit
 from tasks.count_words import count_on_sample, lexical_index
 from tasks.curvature_store import CurvatureCost, read_curvature
+from tasks.explain import explain_bundle
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
 from tasks.project_updates import project_on_actor
@@ -112,6 +113,9 @@ class ShardScorer:
 
     def rescore(self, bundle: Bundle) -> None:
         rescore_bundle(self.model, self.settled, bundle, self.updates)
+
+    def explain(self, bundle: Bundle) -> None:
+        explain_bundle(self.model, self.settled, bundle, self.updates)
 
     def score(self, unit: Unit) -> UnitReceipt:
         """Rank every row of a unit for every query; publish its base losses, the best rows and the histogram."""
