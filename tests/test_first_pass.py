@@ -199,8 +199,7 @@ def test_only_bundles_that_are_missing_are_scored_again(spec: ScanSpec, tmp_path
     assert kept_bundles(job).are_done()
     first, *_ = bundles = list(kept_bundles(job).planned())
     assert [query_id for bundle in bundles for query_id in bundle.query_ids] == sorted(map(str, range(NUM_QUERIES)))
-    name = first.name(job.kept_fingerprint)
-    Path(storage.join(job.kept_uri, name)).unlink()
+    Path(kept_bundles(job).uri(first)).unlink()
     assert kept_bundles(job).pending() == [first]
     status = run_status(job.run_uri)
     assert (status.rows_scored, status.queries_rescored) == (NUM_ROWS, NUM_QUERIES - len(first.query_ids))
