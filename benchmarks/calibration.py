@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 from benchmarks.many_queries import run_strategy
 from finf_core.scores import Floats
 from finf_core.spec import QueriesSpec, RankSpec, ScanSpec, VerdictSpec
-from finf_core.verdict import decide
+from finf_core.verdict import Statistics, decide
 from flows.demo import DemoSize, prepare_demo
 from flows.environment import set_environment
 from tasks import storage
@@ -104,9 +104,9 @@ def _num_near_doubles(folder: Path, job: ScanJob) -> int:
 
 def _num_called(statistic: Floats, num_queries: int, rate: float) -> int:
     """By q-value alone."""
-    none = np.zeros(len(statistic))
-    parts = (statistic[:num_queries], none[:num_queries], statistic[num_queries:], none[num_queries:])
-    return sum(decide(*parts, VerdictSpec(fdr=rate))[0].leaked_Q)
+    everything = Statistics(statistic, *np.zeros((3, len(statistic))))
+    found, _ = decide(everything.of(slice(num_queries)), everything.of(slice(num_queries, None)), VerdictSpec(fdr=rate))
+    return sum(found.leaked_Q)
 
 
 def main() -> None:

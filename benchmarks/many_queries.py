@@ -31,13 +31,14 @@ from finf_core.updates import mirrored_update
 from flows.demo import DemoSize, prepare_demo
 from flows.environment import set_environment
 from tasks.aggregate import aggregate
-from tasks.bundles import read_candidates, rescore
+from tasks.bundles import kept_bundles, rescore
 from tasks.check_model import check_model
 from tasks.check_precision import check_precision
 from tasks.checkpoint import LoadedModel, load_model
 from tasks.choose_strategy import choose_strategy_for, measure_passes, read_strategy
 from tasks.config import load_config
 from tasks.corpus import list_shards, plan_units, read_unit
+from tasks.count_words import count_corpus_words
 from tasks.demo.corpus import read_demo_rows
 from tasks.demo.evaluate import grade_demo
 from tasks.encode import encode_corpus_rows, encode_query, encode_rows
@@ -92,6 +93,8 @@ def run_strategy(spec: ScanSpec, store: str) -> tuple[ScanJob, dict[str, float]]
     meter = Meter()
     timed("check model", lambda: check_model(job, pool))
     timed("fit curvature", lambda: fit_curvature(job, pool))
+    if spec.rank.lexical_k:
+        timed("count words", lambda: count_corpus_words(job, pool))
     timed("check precision", lambda: check_precision(job, pool))
     timed("choose strategy", lambda: choose_strategy_for(job, pool))
     job = settle(job)
@@ -116,7 +119,7 @@ def forward_equivalents(model: LoadedModel, job: ScanJob, tokens: dict[tuple[str
         return {"first_pass": first_pass, "kept_rows": 0.0, "total": first_pass}
     query_ids = [query.query_id for query in load_queries(job.spec.queries)]
     kept = sum(
-        tokens[line["shard"], line["row"]] for lines in read_candidates(job, query_ids).values() for line in lines
+        tokens[line["shard"], line["row"]] for lines in kept_bundles(job).lines(query_ids).values() for line in lines
     )
     kept_rows = kept / sum(tokens.values())  # a mirrored pass; the base pass came with the first pass
     return {"first_pass": first_pass, "kept_rows": kept_rows, "total": first_pass + kept_rows}

@@ -91,6 +91,20 @@ def score_rows(
     )
 
 
+def target_changes(
+    adapter: Adapter, rows: Sequence[Sequence[Any]], update: MirroredUpdate, batch_tokens: int
+) -> list[Floats]:
+    """What each target of each row loses by an update: nats, positive where unlearning the query hurts."""
+    trunk = SharedTrunk(adapter, KEPT_BYTES)
+    trunk.expect(update.deltas)
+    row_pass = _RowPass(trunk, rows, batch_tokens, None)
+    base_N, row_of_target_N = row_pass.in_order(row_pass.base)
+    trunk.move(update.deltas)
+    mirrored = mirrored_nats(trunk, row_pass.batches, update.deltas, update.difference, row_pass.base)
+    change_N = influence_score(base_N, row_pass.in_order(mirrored)[0], update.direction)
+    return np.split(change_N, np.cumsum(np.bincount(row_of_target_N, minlength=len(rows)))[:-1])
+
+
 def _sum_rows(nats_N: Floats, row_of_target_N: Ints, num_rows: int) -> Floats:
     return np.bincount(row_of_target_N, nats_N, num_rows).astype(np.float64)
 

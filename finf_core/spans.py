@@ -28,3 +28,12 @@ def best_span_nats(change_N: Floats, num_targets_R: Ints, span: int) -> Floats:
         bounds = np.stack([starts_R[longer_R], ends_R[longer_R] - span + 1], axis=1)
         best_R[longer_R] = np.maximum.reduceat(sums, bounds.ravel())[::2]
     return best_R
+
+
+def best_span(change_T: Floats, span: int) -> tuple[int, int]:
+    """Where the best span of one row of T targets begins and ends (exclusive); the first of several."""
+    if len(change_T) <= span:
+        return 0, len(change_T)
+    until = np.concatenate([[0.0], np.cumsum(np.where(np.isfinite(change_T), change_T, 0.0))])
+    start = int(np.argmax(until[span:] - until[:-span]))
+    return start, start + span

@@ -151,10 +151,14 @@ class RankSpec:
     top_k: int = 20
     by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
     mirror_k: int | None = None  # rows kept by mirror ratio beside the top_k of `by`; None: as many
+    lexical_k: int = 3  # rows kept by shared n-grams, as many by BM25 (finf_core.lexical); 0: words are not compared
+    ngram_words: int = 8
 
     def __post_init__(self) -> None:
         _require(self.top_k >= 1, "rank.top_k must be at least 1")
         _require(self.mirror_k is None or self.mirror_k >= 1, "rank.mirror_k must be at least 1")
+        _require(self.lexical_k >= 0, "rank.lexical_k must not be negative")
+        _require(self.ngram_words >= 1, "rank.ngram_words must be at least 1")
 
     @property
     def num_by_ratio(self) -> int:
@@ -167,6 +171,7 @@ class VerdictSpec:
 
     fdr: float = 0.05  # false discovery rate, where there are controls
     copied_from: float = 0.5  # mirror ratio of the best row
+    shared_from: float = 0.5  # share of the query's n-grams that one row holds
 
     def __post_init__(self) -> None:
         _require(0 < self.fdr < 1, "verdict.fdr must lie between 0 and 1")

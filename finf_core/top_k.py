@@ -25,11 +25,14 @@ CANDIDATES = pa.schema(
         ("control_z", pa.float64()),
         ("others_mean", pa.float64()),  # of the row's row_ratio for all other queries
         ("others_spread", pa.float64()),
+        ("shared", pa.float64()),  # of the query's n-grams (finf_core.lexical)
+        ("bm25", pa.float64()),
         ("base_nats", pa.float64()),
         ("num_targets", pa.int64()),
         ("text_excerpt", pa.string()),
     ]
 )
+LEXICAL = ("shared", "bm25")
 
 
 def top_rows(values_R: Floats, k: int) -> npt.NDArray[np.int64]:
@@ -39,18 +42,21 @@ def top_rows(values_R: Floats, k: int) -> npt.NDArray[np.int64]:
 
 
 def merge_top(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
-    """Merge candidate tables and keep each query's best rows by `rank.by` and its best by mirror ratio.
+    """Merge candidate tables and keep each query's best rows: by `rank.by`, by mirror ratio and by shared words.
 
     Returns:
         `CANDIDATES`, ordered by query and `rank.by`. The largest mirror ratio of each query is always among them.
     """
     table = pa.concat_tables(tables)
-    is_kept = _is_among_best(table, rank.by, rank.top_k) | _is_among_best(table, "mirror_ratio", rank.num_by_ratio)
+    is_kept = is_among_best(table, rank.by, rank.top_k) | is_among_best(table, "mirror_ratio", rank.num_by_ratio)
+    for lexical in LEXICAL if rank.lexical_k else ():
+        has_words = pc.greater(table[lexical], 0).fill_null(False).to_numpy()
+        is_kept |= has_words & is_among_best(table, lexical, rank.lexical_k)
     kept = table.filter(pa.array(is_kept))  # texts are copied when most rows are gone
     return kept.take(_order(kept, rank.by))
 
 
-def _is_among_best(table: pa.Table, by: str, k: int) -> npt.NDArray[np.bool_]:
+def is_among_best(table: pa.Table, by: str, k: int) -> npt.NDArray[np.bool_]:
     """Of each row, in the order of the table: whether it is one of the k best of its query."""
     order = _order(table, by)
     is_among = np.empty(len(table), dtype=np.bool_)

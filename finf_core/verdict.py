@@ -6,14 +6,23 @@ of the time, and Benjamini–Hochberg over the queries keeps the expected share 
 within `verdict.fdr`, on average over the draw of the controls (Bates et al. 2023, arXiv:2104.08279). A statistic may
 depend on all queries and controls together, as `control_z` does, if it treats them alike (AdaDetect, Marandon et al.,
 arXiv:2208.06685); leaked queries among the others cost power, not validity.
-Beside that, a copy is a copy: a mirror ratio from `verdict.copied_from` on is called leaked too, and how many controls
-reach it is said. Without controls that threshold is all there is, and no error rate is claimed.
+Two questions, then:
+
+- *Does the corpus hold it?* Copied: one row has as many of the query's n-grams (`verdict.shared_from`) or as large a
+  mirror ratio (`verdict.copied_from`) as a copy has. Rephrased: no such row, but its statistic stands out from the
+  controls' (q-value). A copy needs no error rate, but how many controls are copied, too, is said.
+- *Did the model learn it?* A reworded row stands out only because the model sees what both have in common. A copy has
+  a mirror ratio of 1 whether the model learned it or not, so there the loss is asked: whether the model predicts the
+  query better than it predicts controls (conformal p-values again, Benjamini–Hochberg over the copied queries).
+
+Without controls neither a reworded leak nor what was learned can be told, and no error rate is claimed.
 
 Name suffixes: Q queries that are judged, C controls.
 """
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy.stats import false_discovery_control
@@ -28,11 +37,35 @@ NO_ERROR_RATE = (
 )
 
 
+Outcome = Literal["copied_learned", "copied_not_learned", "copied", "rephrased_learned", "neither"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What queries are judged by: the largest of each query's rows (NaN where there is none), and its own loss."""
+
+    rank_by: Floats  # `rank.by`: what stands out from controls
+    mirror_ratio: Floats
+    shared: Floats  # share of the query's n-grams
+    nats: Floats  # per target, of the base model
+
+    def of(self, queries: slice) -> "Statistics":
+        return Statistics(self.rank_by[queries], self.mirror_ratio[queries], self.shared[queries], self.nats[queries])
+
+
 @dataclass(frozen=True)
 class Verdicts:
-    p_value_Q: Floats  # NaN where there are no controls
-    q_value_Q: Floats  # the smallest fdr at which the query is called leaked
-    leaked_Q: list[bool]
+    """Of each query. Without controls p- and q-values are NaN; those of the loss also where it is not copied."""
+
+    p_value_Q: Floats
+    q_value_Q: Floats  # the smallest fdr at which the query is called leaked by its statistic
+    loss_p_value_Q: Floats
+    loss_q_value_Q: Floats  # the smallest fdr at which a copied query is called learned
+    outcome_Q: list[Outcome]
+
+    @property
+    def leaked_Q(self) -> list[bool]:
+        return [outcome != "neither" for outcome in self.outcome_Q]
 
 
 @dataclass(frozen=True)
@@ -43,27 +76,44 @@ class Null:
     largest: float | None  # statistic
     num_copied: int  # controls whose mirror ratio reaches `verdict.copied_from`
     largest_ratio: float | None
+    num_shared: int  # controls whose n-grams reach `verdict.shared_from`
     least_queries: int | None  # no fewer of the queries can be called leaked by their q-values, so few controls are
 
 
-def decide(
-    statistic_Q: Floats, ratio_Q: Floats, control_statistic_C: Floats, control_ratio_C: Floats, spec: VerdictSpec
-) -> tuple[Verdicts, Null]:
+def decide(queries: Statistics, controls: Statistics, spec: VerdictSpec) -> tuple[Verdicts, Null]:
     """The verdict of each query.
 
     Args:
-        statistic_Q: NaN (no finite score) is less than any number; such a query is never called leaked.
-        ratio_Q: the largest mirror ratio of each query.
+        queries: a `rank_by` that is NaN (no finite score) is less than any number: such a query is not learned.
     """
-    copied_Q = ratio_Q >= spec.copied_from
-    null = _null(len(statistic_Q), control_statistic_C, control_ratio_C, spec)
-    if not null.num_controls:
-        unknown_Q = np.full(len(statistic_Q), np.nan)
-        return Verdicts(unknown_Q, unknown_Q, copied_Q.tolist()), null
-    p_value_Q = conformal_p_values(statistic_Q, control_statistic_C)
-    q_value_Q = false_discovery_control(p_value_Q, method="bh") if len(p_value_Q) else p_value_Q
-    leaked_Q = (q_value_Q <= spec.fdr) | copied_Q
-    return Verdicts(p_value_Q, q_value_Q, leaked_Q.tolist()), null
+    num_queries = len(queries.rank_by)
+    copied_Q = (queries.mirror_ratio >= spec.copied_from) | (queries.shared >= spec.shared_from)
+    null = _null(num_queries, controls, spec)
+    p_value_Q, loss_p_value_Q = np.full((2, num_queries), np.nan)
+    if null.num_controls:
+        p_value_Q = conformal_p_values(queries.rank_by, controls.rank_by)
+        loss_p_value_Q[copied_Q] = conformal_p_values(-queries.nats[copied_Q], -controls.nats)
+    q_value_Q, loss_q_value_Q = _q_values(p_value_Q), _q_values(loss_p_value_Q)
+    judged = zip(copied_Q.tolist(), (q_value_Q <= spec.fdr).tolist(), loss_q_value_Q.tolist(), strict=True)
+    outcomes = [_outcome(copied, stands_out, loss_q, spec.fdr) for copied, stands_out, loss_q in judged]
+    return Verdicts(p_value_Q, q_value_Q, loss_p_value_Q, loss_q_value_Q, outcomes), null
+
+
+def _q_values(p_value_Q: Floats) -> Floats:
+    """Benjamini–Hochberg over those that are known."""
+    q_value_Q = p_value_Q.copy()
+    is_known_Q = ~np.isnan(p_value_Q)
+    if is_known_Q.any():
+        q_value_Q[is_known_Q] = false_discovery_control(p_value_Q[is_known_Q], method="bh")
+    return q_value_Q
+
+
+def _outcome(copied: bool, stands_out: bool, loss_q_value: float, fdr: float) -> Outcome:
+    if not copied:
+        return "rephrased_learned" if stands_out else "neither"
+    if math.isnan(loss_q_value):
+        return "copied"
+    return "copied_learned" if loss_q_value <= fdr else "copied_not_learned"
 
 
 def conformal_p_values(statistic_Q: Floats, control_C: Floats) -> Floats:
@@ -77,15 +127,16 @@ def _or_lowest(values: Floats) -> Floats:
     return np.where(np.isnan(values), -np.inf, values)
 
 
-def _null(num_queries: int, statistic_C: Floats, ratio_C: Floats, spec: VerdictSpec) -> Null:
-    num_controls = len(statistic_C)
+def _null(num_queries: int, controls: Statistics, spec: VerdictSpec) -> Null:
+    num_controls = len(controls.rank_by)
     # k queries beyond all controls have p = 1 / (1 + controls), and q = p · queries / k
     least = math.ceil(num_queries / (spec.fdr * (1 + num_controls)) - 1e-9)
     return Null(
         num_controls,
-        _largest(statistic_C),
-        int((ratio_C >= spec.copied_from).sum()),
-        _largest(ratio_C),
+        _largest(controls.rank_by),
+        int((controls.mirror_ratio >= spec.copied_from).sum()),
+        _largest(controls.mirror_ratio),
+        int((controls.shared >= spec.shared_from).sum()),
         max(1, least) if num_controls else None,
     )
 
@@ -96,13 +147,13 @@ def _largest(values: Floats) -> float | None:
 
 
 def verdict_rule(rank: RankSpec, spec: VerdictSpec, num_controls: int) -> str:
-    copied = f"its largest mirror ratio is at least {spec.copied_from:.2f}"
-    if not num_controls:
-        return f"leaked when {copied}"
-    return (
-        f"leaked when its q-value is at most {spec.fdr:g} (largest {rank.by} against {num_controls:,} controls) or "
-        f"{copied}"
-    )
+    reasons = [f"its largest mirror ratio is at least {spec.copied_from:.2f}"]
+    if rank.lexical_k:
+        reasons.append(f"one row holds {spec.shared_from:.0%} of its {rank.ngram_words}-word sequences")
+    if num_controls:
+        q_value = f"its q-value is at most {spec.fdr:g} (largest {rank.by} against {num_controls:,} controls)"
+        reasons.insert(0, q_value)
+    return f"leaked when {' or '.join(reasons)}"
 
 
 def verdict_note(null: Null, num_queries: int, spec: VerdictSpec) -> str:
@@ -114,7 +165,8 @@ def verdict_note(null: Null, num_queries: int, spec: VerdictSpec) -> str:
         f"be clean, if the {null.num_controls:,} controls are clean and otherwise like the queries.",
         f"Their own statistic is at most {'unknown' if null.largest is None else f'{null.largest:.2f}'}.",
         f"{null.num_copied:,} of the controls reach the mirror ratio of a copy "
-        f"(their largest: {'none' if null.largest_ratio is None else f'{null.largest_ratio:.2f}'}).",
+        f"(their largest: {'none' if null.largest_ratio is None else f'{null.largest_ratio:.2f}'}), "
+        f"{null.num_shared:,} share as many words with a row.",
     ]
     if null.least_queries is not None and null.least_queries > 1:
         fewer = (

@@ -171,6 +171,19 @@ def report(run: Run, as_json: Json = False) -> None:
 
 
 @app.command()
+def row(
+    shard: Annotated[str, typer.Argument(help="Parquet file: a path or s3:// URI.")],
+    number: Annotated[int, typer.Argument(min=0, help="Its row, counted from 0.")],
+    as_json: Json = False,
+) -> None:
+    """Print one row of a shard: what a report points at."""
+    from tasks.show_row import describe_row, read_row
+
+    found = read_row(shard, number)
+    _show({"shard": shard, "row": number, "columns": found}, as_json, describe_row(found))
+
+
+@app.command()
 def purify(
     run: Run,
     out: Annotated[
@@ -217,7 +230,7 @@ def _options(
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(result) if as_json else text)
+    print(json.dumps(result, default=str) if as_json else text)
 
 
 def main() -> None:

@@ -43,11 +43,14 @@ kind = "auto"                      # "every_query", "one_pass" (all queries in o
 [rank]
 top_k = 20
 # by = "control_z"                 # order of a query's rows, and what it is judged by; default "row_ratio"
+# lexical_k = 3                    # rows kept by shared word sequences, and as many by BM25; 0: words are not compared
+# ngram_words = 8
 
 [verdict]
 fdr = 0.05                         # largest expected share of clean queries among those called leaked by their
                                    # q-value; needs queries.controls
-copied_from = 0.5                  # mirror ratio of the best row from which a query is called leaked anyway: a copy
+copied_from = 0.5                  # mirror ratio of the best row from which a query counts as copied
+shared_from = 0.5                  # share of its word sequences that one row holds, from which it does too
 """
 
 TEMPLATES = {"scan": SCAN}

@@ -1,7 +1,7 @@
 """The leakage scan, in the order of the method.
 
-resolve inputs -> check model -> fit curvature -> check precision -> choose strategy
-               -> solve updates -> score shards -> aggregate -> publish report
+resolve inputs -> check model -> fit curvature -> count words -> check precision -> choose strategy
+               -> solve updates -> score shards -> aggregate -> explain rows -> publish report
 
 With a first pass (`finf_core.strategy`), "score shards" is that pass over all rows; single queries are then scored on
 the rows that it keeps:          -> project updates -> score shards -> keep rows -> score kept rows ->
@@ -18,10 +18,11 @@ from flows.stage import Stages
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.aggregate import aggregate
-from tasks.bundles import is_rescored, rescore
+from tasks.bundles import kept_bundles, rescore
 from tasks.check_model import check_model
 from tasks.check_precision import check_precision
 from tasks.choose_strategy import choose_strategy_for
+from tasks.count_words import count_corpus_words
 from tasks.curvature_store import is_complete
 from tasks.fit_curvature import fit_curvature
 from tasks.job import ScanJob
@@ -34,6 +35,7 @@ from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import is_scored, score_shards
 from tasks.settle import settle
 from tasks.shard_scorer import ShardScorer
+from tasks.shown_rows import explain_rows, shown_bundles
 from tasks.solve_updates import pending_queries, solve_updates
 
 
@@ -47,8 +49,9 @@ def scan(spec: ScanSpec, options: RunOptions) -> str:
         settled = settle(job)
         for check in describe_checks(settled) if storage.exists(job.strategy_uri) else []:
             bar.console.print(check, highlight=False, soft_wrap=True)
-        _score(stages, settled, pool, Meter(bar, ProgressArtifact(spec.name)))
-    stages.once("aggregate", lambda: aggregate(settled), key=job.fingerprint, done=lambda: _there(job, job.totals_uri))
+        meter = Meter(bar, ProgressArtifact(spec.name))
+        _score(stages, settled, pool, meter)
+        _judge(stages, settled, pool, meter)
     timings = [asdict(timing) for timing in stages.timings]
     stages.once(
         "publish report",
@@ -73,6 +76,13 @@ def _check(stages: Stages, job: ScanJob, pool: ActorPool) -> None:
             lambda: fit_curvature(job, pool),
             key=job.curvature_fingerprint,
             done=lambda: is_complete(job.curvature_uri) or _is_reported(job),
+        )
+    if job.spec.rank.lexical_k:
+        stages.once(
+            "count words",
+            lambda: count_corpus_words(job, pool),
+            key=job.words_fingerprint,
+            done=lambda: _there(job, job.words_uri),
         )
     stages.once(
         "check precision",
@@ -121,7 +131,23 @@ def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> N
         "score kept rows",
         lambda: rescore(settled, pool, meter),
         key=settled.kept_fingerprint,
-        done=lambda: _is_reported(settled) or is_rescored(settled),
+        done=lambda: _is_reported(settled) or kept_bundles(settled).are_done(),
+    )
+
+
+def _judge(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> None:
+    """Verdicts, and what the report shows of their rows."""
+    stages.once(
+        "aggregate",
+        lambda: aggregate(settled),
+        key=settled.fingerprint,
+        done=lambda: _there(settled, settled.totals_uri),
+    )
+    stages.once(
+        "explain rows",
+        lambda: explain_rows(settled, pool, meter),
+        key=settled.fingerprint,
+        done=lambda: _is_reported(settled) or shown_bundles(settled).are_done(),
     )
 
 

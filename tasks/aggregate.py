@@ -11,7 +11,7 @@ import pyarrow as pa
 from finf_core.scores import Floats, Ints
 from finf_core.spec import RankSpec
 from finf_core.top_k import ranks
-from finf_core.verdict import Null, decide
+from finf_core.verdict import Null, Statistics, decide
 from tasks import storage
 from tasks.bundles import read_kept
 from tasks.job import ScanJob
@@ -90,12 +90,16 @@ def _totals(job: ScanJob, merged: MergedUnits, kept_seconds: float) -> Totals:
 
 def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Ints) -> tuple[pa.Table, Null]:
     """A line for each query, controls last, and what the controls reach."""
-    ratio, statistic = (_largest(queries, best, name) for name in ("mirror_ratio", job.spec.rank.by))
-    num_asked = sum(not query.is_control for query in queries)
-    asked, controls = slice(num_asked), slice(num_asked, None)
-    found, null = decide(statistic[asked], ratio[asked], statistic[controls], ratio[controls], job.spec.verdict)
     with ThreadPoolExecutor(READERS) as readers:
         numbers = list(readers.map(lambda query: read_numbers(job.updates_uri, query.digest), queries))
+    statistics = Statistics(
+        rank_by=_largest(queries, best, job.spec.rank.by),
+        mirror_ratio=_largest(queries, best, "mirror_ratio"),
+        shared=_largest(queries, best, "shared"),
+        nats=np.array([each["base_nats"] / each["num_targets"] for each in numbers]),
+    )
+    num_asked = sum(not query.is_control for query in queries)
+    found, null = decide(statistics.of(slice(num_asked)), statistics.of(slice(num_asked, None)), job.spec.verdict)
     unknown = [None] * null.num_controls
     table = pa.table(
         {
@@ -105,11 +109,15 @@ def _verdicts(job: ScanJob, queries: list[Query], best: pa.Table, counts_QK: Int
             "base_nats": [each["base_nats"] for each in numbers],
             "moved_nats": [each["moved_nats"] for each in numbers],
             "step_size": [each["step_size"] for each in numbers],
-            "max_mirror_ratio": pa.array(_or_none(ratio), pa.float64()),
-            "statistic": pa.array(_or_none(statistic), pa.float64()),
+            "max_mirror_ratio": pa.array(_or_none(statistics.mirror_ratio), pa.float64()),
+            "max_shared": pa.array(_or_none(statistics.shared), pa.float64()),
+            "statistic": pa.array(_or_none(statistics.rank_by), pa.float64()),
             "p_value": pa.array(_or_none(found.p_value_Q) + unknown, pa.float64()),
             "q_value": pa.array(_or_none(found.q_value_Q) + unknown, pa.float64()),
+            "loss_p_value": pa.array(_or_none(found.loss_p_value_Q) + unknown, pa.float64()),
+            "loss_q_value": pa.array(_or_none(found.loss_q_value_Q) + unknown, pa.float64()),
             "leaked": pa.array(found.leaked_Q + unknown, pa.bool_()),
+            "outcome": pa.array(found.outcome_Q + unknown, pa.string()),
             "ratio_counts": pa.array(list(counts_QK), pa.list_(pa.int64())),
         }
     )

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from finf_core.lexical import Overlap
 from finf_core.ranking import RankedRows
 from finf_core.scores import Floats, Ints
-from finf_core.top_k import CANDIDATES
+from finf_core.top_k import CANDIDATES, LEXICAL
 from tasks.corpus import CorpusRow
+from tasks.row_text import row_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,11 +49,18 @@ def candidates_table(
         "control_z": _known(ranked.control_z_RQ[row, query]),
         "others_mean": _known(ranked.others.mean_RQ[row, query]),
         "others_spread": _known(ranked.others.spread_RQ[row, query]),
+        **_lexical(ranked.overlap, row, query),
         "base_nats": ranked.base_nats_R[row],
         "num_targets": ranked.num_targets_R[row],
         "text_excerpt": _spread([_excerpt(each, tokenizer) if with_excerpts else None for each in kept], place),
     }
     return pa.table(columns, schema=CANDIDATES)
+
+
+def _lexical(overlap: Overlap | None, row: Ints, query: Ints) -> dict[str, pa.Array]:
+    if overlap is None:
+        return {name: pa.nulls(len(row), pa.float64()) for name in LEXICAL}
+    return {name: _known(values_RQ[row, query]) for name, values_RQ in zip(LEXICAL, overlap, strict=True)}
 
 
 def _known(values: Floats) -> pa.Array:
@@ -63,9 +72,4 @@ def _spread(values: list[Any], indices: Ints) -> pa.Array:
 
 
 def _excerpt(row: CorpusRow, tokenizer: Any) -> str:
-    if row.token_ids is None:
-        return (row.text or "")[:EXCERPT_CHARACTERS]
-    if tokenizer is None:
-        return ""
-    text: str = tokenizer.decode(row.token_ids[:EXCERPT_CHARACTERS], skip_special_tokens=True)
-    return text[:EXCERPT_CHARACTERS]
+    return row_text(row, tokenizer, EXCERPT_CHARACTERS)[:EXCERPT_CHARACTERS]

@@ -1,11 +1,13 @@
 """Text or token ids -> windows, with a loss mask where only a part of the text counts."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from finf_core.errors import InputError
+from finf_core.scores import Ints
 from finf_core.spec import ModelSpec
 from finf_core.windows import TokenIds, Window, split_into_windows
 from tasks.checkpoint import LoadedModel
@@ -42,6 +44,26 @@ def token_ids_of(model: LoadedModel, rows: Sequence[CorpusRow], shard: str) -> l
                 "were these tokens made with the tokenizer of this model?"
             )
     return found
+
+
+class RowTokens(NamedTuple):
+    """A row as tokens, and where each ends in its text."""
+
+    text: str
+    ids: TokenIds
+    end_T: Ints  # characters; never less than the one before
+
+
+def row_tokens(model: LoadedModel, row: CorpusRow, shard: str) -> RowTokens:
+    """One row without flaw; the text of token ids is what each stands for alone, one after the other."""
+    if row.token_ids is None:
+        text = row.text or ""
+        encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        ends = [end for _, end in encoded["offset_mapping"]]
+        return RowTokens(text, np.asarray(encoded["input_ids"], dtype=np.int64), np.maximum.accumulate(ends))
+    [ids] = token_ids_of(model, [row], shard)
+    pieces = [str(model.tokenizer.decode([token])) for token in ids.tolist()]
+    return RowTokens("".join(pieces), ids, np.cumsum([len(piece) for piece in pieces]))
 
 
 def tokenize(model: LoadedModel, texts: Sequence[str]) -> list[TokenIds]:

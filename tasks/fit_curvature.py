@@ -14,7 +14,7 @@ from tasks.actor_pool import ActorPool
 from tasks.adam_moments import read_adam_moments
 from tasks.bad_rows import sort_out_bad_rows
 from tasks.checkpoint import LoadedModel
-from tasks.corpus import Unit, read_unit
+from tasks.corpus import CorpusRow, read_unit
 from tasks.curvature_store import CurvatureCost, is_complete, publish_cost, publish_curvature
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
@@ -70,17 +70,24 @@ def _num_elements(parameters: Mapping[str, Tensor], names: Iterable[str]) -> int
 
 
 def sample_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> list[list[Window]]:
-    """The first rows of some units, drawn by the seed: about `num_rows` in all, the same ones every time."""
+    """The windows of `sample_corpus_rows`."""
+    sample = sample_corpus_rows(job, num_rows)
+    return [row for shard, rows in sample for row in encode_corpus_rows(model, job.spec.model, rows, shard)]
+
+
+def sample_corpus_rows(job: ScanJob, num_rows: int) -> Iterator[tuple[str, list[CorpusRow]]]:
+    """The first rows of some units, drawn by the seed: about `num_rows` in all, the same ones every time.
+
+    Yields:
+        A shard and some of its rows, without those that are bad.
+    """
     units = list(sample_units(job))
     drawn = random.Random(job.spec.update.seed).sample(units, min(SAMPLE_UNITS, len(units)))
     share = math.ceil(num_rows / len(drawn))
-    return [row for unit in drawn for row in _first_rows(model, job, unit, share)]
-
-
-def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> Iterator[list[Window]]:
-    for rows in read_unit(unit, job.spec.corpus):
-        good, _ = sort_out_bad_rows(rows[:num_rows], unit.shard, job.spec.corpus)
-        yield from encode_corpus_rows(model, job.spec.model, good, unit.shard)
-        num_rows -= len(rows)
-        if num_rows <= 0:
-            return
+    for unit in drawn:
+        wanted = share
+        for rows in read_unit(unit, job.spec.corpus):
+            yield unit.shard, sort_out_bad_rows(rows[:wanted], unit.shard, job.spec.corpus)[0]
+            wanted -= len(rows)
+            if wanted <= 0:
+                break

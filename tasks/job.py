@@ -2,11 +2,13 @@
 
 <store>/scan-<name>-<fingerprint>/   the run: spec.json, shards, queries, top, report
 <store>/cache/curvature-<…>/         shared by every run of the same model and corpus sample
+<store>/cache/words-<…>/             how common words are in that sample
 <store>/cache/updates-<…>/           one object per query
 <store>/cache/base-<…>/              one object per unit of work: its base losses, shared by runs
 <store>/cache/sets-<…>/              which queries were scored together (tasks.query_sets)
 <store>/cache/scores-<…>/            one object per unit of work, of one set of queries; listing it tells what is done
 <store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
+<store>/cache/evidence-<…>/          what the report shows of the best rows, likewise
 """
 
 import math
@@ -52,9 +54,13 @@ class ScanJob:
         update = self.spec.update
         if update.optimizer_state is not None:
             return fingerprint([SCORING_VERSION, self._model(), update.moves, self.optimizer_digest])
-        shards = self.shards_digest if self.sample_digest is None else self.sample_digest
-        sample = [update.curvature_rows, update.curvature_labels, update.seed, shards, self._corpus()]
+        sample = [update.curvature_rows, update.curvature_labels, update.seed, self._sample(), self._corpus()]
         return fingerprint([SCORING_VERSION, self._model(), update.kind, update.moves, update.embeddings, sample])
+
+    @property
+    def words_fingerprint(self) -> str:
+        tokenizer = None if self.spec.corpus.tokens_column is None else self.model_digest  # its ids are made words
+        return fingerprint([SCORING_VERSION, self.spec.update.seed, self._sample(), self._corpus(), tokenizer])
 
     @property
     def updates_fingerprint(self) -> str:
@@ -83,7 +89,8 @@ class ScanJob:
     @property
     def sets_fingerprint(self) -> str:
         """Of whatever the scores of a set of queries depend on beside the set."""
-        return fingerprint([self.updates_fingerprint, self.spec.rank, self._corpus()])
+        words = self.words_fingerprint if self.spec.rank.lexical_k else None
+        return fingerprint([self.updates_fingerprint, self.spec.rank, self._corpus(), words])
 
     @property
     def is_one_set(self) -> bool:
@@ -120,6 +127,10 @@ class ScanJob:
         return join(self.store, "cache", f"curvature-{short(self.curvature_fingerprint)}")
 
     @property
+    def words_uri(self) -> str:
+        return join(self.store, "cache", f"words-{short(self.words_fingerprint)}", "words.parquet")
+
+    @property
     def updates_uri(self) -> str:
         return join(self.store, "cache", f"updates-{short(self.updates_fingerprint)}")
 
@@ -134,6 +145,15 @@ class ScanJob:
     @property
     def kept_uri(self) -> str:
         return join(self.store, "cache", f"kept-{short(self.kept_fingerprint)}")
+
+    @property
+    def evidence_fingerprint(self) -> str:
+        """Of what is shown of listed rows."""
+        return fingerprint(["evidence", self.scores_fingerprint, self.queries_digest, self.spec.verdict.shared_from])
+
+    @property
+    def evidence_uri(self) -> str:
+        return join(self.store, "cache", f"evidence-{short(self.evidence_fingerprint)}")
 
     @property
     def projection_uri(self) -> str:
@@ -170,6 +190,11 @@ class ScanJob:
         return self.file("candidates.parquet")
 
     @property
+    def shown_uri(self) -> str:
+        """Listed rows that the report shows the words of."""
+        return self.file("shown.parquet")
+
+    @property
     def totals_uri(self) -> str:
         return self.file("totals.json")
 
@@ -185,6 +210,9 @@ class ScanJob:
 
     def _model(self) -> Any:
         return replace(self.spec.model, path=self.model_digest, digest=None)  # what it holds, not where it lies
+
+    def _sample(self) -> str:
+        return self.shards_digest if self.sample_digest is None else self.sample_digest
 
     def _corpus(self) -> Any:
         return replace(self.spec.corpus, path="", sample=None)

@@ -64,7 +64,9 @@ def publish_candidates(job: ScanJob, columns: Mapping[str, Sequence[Query]], bes
         best: the first pass' units, merged.
     """
     lines = _lines_of_queries(columns, best.select(["query_id", *SCHEMA.names[1:5]]))
-    storage.publish_table(job.candidates_uri, _with_units(lines, planned_units(job)))
+    owned = with_units(lines, planned_units(job))
+    by_query = owned.sort_by([(name, "ascending") for name in ("query_id", "shard", "row")])
+    storage.publish_table(job.candidates_uri, by_query.cast(SCHEMA))
 
 
 def _lines_of_queries(columns: Mapping[str, Sequence[Query]], best: pa.Table) -> pa.Table:
@@ -91,8 +93,12 @@ def _is_first(table: pa.Table) -> npt.NDArray[np.bool_]:
     return is_first
 
 
-def _with_units(lines: pa.Table, units: Iterable[Unit]) -> pa.Table:
-    """Lines that are sorted by shard and row, with the unit that holds each; then sorted by query."""
+def with_units(lines: pa.Table, units: Iterable[Unit]) -> pa.Table:
+    """Lines that are sorted by shard and row, with the unit that holds each.
+
+    Raises:
+        StorageError: no unit holds one of them.
+    """
     row_N, owner_N = lines["row"].to_numpy(), np.full(len(lines), NOBODY)
     range_of, owners = _ranges(lines["shard"]), list[Unit]()
     for unit in units:
@@ -109,7 +115,7 @@ def _with_units(lines: pa.Table, units: Iterable[Unit]) -> pa.Table:
     for name in UNIT_FIELDS:
         kind = SCHEMA.field(name).type
         lines = lines.append_column(name, pa.array([getattr(unit, name) for unit in owners], kind).take(owner_N))
-    return lines.sort_by([(name, "ascending") for name in ("query_id", "shard", "row")]).cast(SCHEMA)
+    return lines
 
 
 def _ranges(sorted_ids: pa.ChunkedArray) -> dict[str, tuple[int, int]]:

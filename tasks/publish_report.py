@@ -2,13 +2,12 @@
 
 import json
 import platform
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
-
-import pyarrow as pa
 
 from finf_core.ratio_histogram import EDGES
 from finf_core.report.html import render_report
@@ -21,8 +20,8 @@ from tasks.choose_strategy import describe_strategy, read_strategy
 from tasks.curvature_store import describe_cost, read_cost
 from tasks.job import ScanJob
 from tasks.queries import read_queries
+from tasks.report_queries import places, query_sections
 
-EXCERPT_CHARACTERS = 600
 NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
 
 RENDERED = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
@@ -46,6 +45,8 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     verdicts = [verdict for verdict in judged if not verdict["is_control"]]
     controls = [verdict for verdict in judged if verdict["is_control"]]
     null = Null(**totals.pop("null"))
+    section = _verdict_section(job, null, len(verdicts))
+    sections = query_sections(job, verdicts)
     skipped = [dict(zip(("shard", "row", "reason"), item, strict=True)) for item in totals.pop("skipped_rows")]
     return {
         "kind": job.spec.kind,
@@ -57,13 +58,16 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
             "num_queries": len(verdicts),
             "num_leaked": sum(verdict["leaked"] for verdict in verdicts),
             "num_controls": len(controls),
+            "outcomes": dict(Counter(verdict["outcome"] for verdict in verdicts)),
             "seconds": sum(timing["seconds"] for timing in timings),
+            "cost": _cost(job, totals),
             **totals,
         },
-        "verdict": _verdict_section(job, null, len(verdicts)),
+        "verdict": section,
         "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]) | {"of": _counted(job)},
         "controls": [{key: each[key] for key in ("query_id", "statistic", "max_mirror_ratio")} for each in controls],
-        "queries": _query_sections(job, verdicts, storage.read_table(job.file("top.parquet"))),
+        "queries": sections,
+        "places": places(sections, section),
         "skipped_rows": skipped,
         "precision": asdict(read_precision_check(job)),
         "strategy": asdict(read_strategy(job)),
@@ -84,11 +88,24 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     }
 
 
+def _cost(job: ScanJob, totals: Mapping[str, Any]) -> dict[str, float | None]:
+    """What actors spent on rows; updates and curvature are in the timings."""
+    strategy = read_strategy(job)
+    equivalents = {cost.kind: cost.forward_equivalents for cost in strategy.costs}
+    seconds = totals["actor_seconds"]
+    return {
+        "actor_seconds": seconds,
+        "tokens_per_actor_second": totals["num_tokens"] / seconds if seconds else None,
+        "forward_equivalents": equivalents[strategy.kind],
+    }
+
+
 def _verdict_section(job: ScanJob, null: Null, num_queries: int) -> dict[str, Any]:
     spec = job.spec.verdict
     return {
         "rule": verdict_rule(job.spec.rank, spec, null.num_controls),
         "threshold": spec.copied_from,
+        "shared_from": spec.shared_from if job.spec.rank.lexical_k else None,
         "fdr": spec.fdr if null.num_controls else None,
         "note": verdict_note(null, num_queries, spec),
         "null": asdict(null),
@@ -119,22 +136,3 @@ def _counted(job: ScanJob) -> str:
         "one_pass": "first-order ratio of the row's best block",
         "grouped": "mirror ratio for a group of queries",
     }[str(job.first_pass.kind)]
-
-
-def _query_sections(job: ScanJob, verdicts: Sequence[dict[str, Any]], top: pa.Table) -> list[dict[str, Any]]:
-    rows_of: dict[str, list[dict[str, Any]]] = {}
-    for row in top.to_pylist():
-        rows_of.setdefault(row.pop("query_id"), []).append(row)
-    texts = {query.query_id: query.context + query.target for query in read_queries(job.queries_uri)}
-    return [
-        {
-            "query_id": verdict["query_id"],
-            "text_excerpt": texts[verdict["query_id"]][:EXCERPT_CHARACTERS],
-            "num_targets": verdict["num_targets"],
-            "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
-            "moved_nats_per_target": verdict["moved_nats"],
-            **{key: verdict[key] for key in ("max_mirror_ratio", "statistic", "p_value", "q_value", "leaked")},
-            "top": rows_of.get(verdict["query_id"], []),
-        }
-        for verdict in verdicts
-    ]

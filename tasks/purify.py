@@ -4,7 +4,7 @@
 <out>/removed.parquet   each removed row with the queries that it is removed for
 <out>/manifest.json     the run, the rule, rows of each shard before and after; appears last and means complete
 
-Which rows: of a query that is called leaked, those that reach the mirror ratio of a copy; if none does, its best row.
+Which rows: `finf_core.report.hits`.
 """
 
 import io
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finf_core.errors import InputError
+from finf_core.report.hits import RULE, hits_of
 from finf_core.report.visible import visible_text
 from tasks import storage
 from tasks.corpus import Shard, shards_from_table
@@ -36,12 +37,12 @@ SCHEMA = pa.schema(
         ("query_id", pa.string()),
         ("rank", pa.int64()),
         ("mirror_ratio", pa.float64()),
+        ("shared", pa.float64()),
         ("q_value", pa.float64()),
         ("reason", pa.string()),
         ("text_excerpt", pa.string()),
     ]
 )
-RULE = "of each query that is called leaked, the rows that reach the mirror ratio of a copy; if none does, its best row"
 
 Line = dict[str, Any]  # of removed.parquet
 
@@ -91,14 +92,10 @@ def purify(run_uri: str, out: str | None) -> Purified:
 
 def lines_to_remove(report: Mapping[str, Any]) -> Iterator[Line]:
     """Lines of removed.parquet, from a run's report."""
-    threshold = report["verdict"]["threshold"]
     for query in report["queries"]:
-        if not query["leaked"]:
-            continue
-        copies = [row for row in query["top"] if row["mirror_ratio"] is not None and row["mirror_ratio"] >= threshold]
-        reason = "copy" if copies else "best row of a leaked query"
-        for row in copies or query["top"][:1]:
-            line = row | {"query_id": query["query_id"], "q_value": query["q_value"], "reason": reason}
+        hits = hits_of(query, report["verdict"])
+        for row in hits.rows:
+            line = {**row, "query_id": query["query_id"], "q_value": query["q_value"], "reason": hits.reason}
             yield {name: line[name] for name in SCHEMA.names}
 
 

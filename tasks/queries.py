@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow as pa
@@ -16,6 +16,7 @@ from tasks import storage
 SCHEMA = pa.schema(
     [("query_id", pa.string()), ("context", pa.string()), ("target", pa.string()), ("is_control", pa.bool_())]
 )
+EXCERPT_CHARACTERS = 1000  # of context and of target
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
 
 
@@ -69,6 +70,19 @@ def _load(spec: QueriesSpec) -> list[Query]:
     if not queries:
         raise InputError(f"{spec.path}: no queries in it")
     return queries
+
+
+class QueryExcerpt(NamedTuple):
+    """What a report shows of a query."""
+
+    text: str
+    context_characters: int  # how many of them are context: read, not scored
+
+
+def query_excerpt(query: Query) -> QueryExcerpt:
+    """The end of its context and the beginning of its target."""
+    context, target = query.context[-EXCERPT_CHARACTERS:], query.target[:EXCERPT_CHARACTERS]
+    return QueryExcerpt(context + target, len(context))
 
 
 def queries_table(queries: Sequence[Query]) -> pa.Table:

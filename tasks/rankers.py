@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from finf_core.adjoint import row_changes
+from finf_core.lexical import Overlap
 from finf_core.ranking import RankedRows, rank_changes, rank_rows
 from finf_core.scores import Others
 from finf_core.scoring import BaseNats, score_rows
@@ -30,7 +31,10 @@ from tasks.update_store import UpdateReader
 
 
 class Ranker(Protocol):
-    """Ranks the rows of a row group under each of its columns; `base` is what they cost the base model, if known."""
+    """Ranks the rows of a row group under each of its columns.
+
+    `base` is what they cost the base model, if known; `overlap` the words that they share with each query, if compared.
+    """
 
     @property
     def rank(self) -> RankSpec: ...
@@ -41,7 +45,9 @@ class Ranker(Protocol):
     @property
     def uses_base(self) -> bool: ...  # or makes its own, in a pass with gradients
 
-    def rank_windows(self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None) -> RankedRows: ...
+    def rank_windows(
+        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+    ) -> RankedRows: ...
 
 
 class EveryQuery:
@@ -54,11 +60,13 @@ class EveryQuery:
         self.columns = [query.query_id for query in queries]
         self.queries, self.updates = queries, updates
 
-    def rank_windows(self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None) -> RankedRows:
+    def rank_windows(
+        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+    ) -> RankedRows:
         numbers: list[tuple[float, int]] = []  # filled while the updates stream by: each is read once
         losses = score_rows(self.model.adapter, rows, self._stream(numbers), self.model.batch_tokens, base=base)
         moved, num_targets = zip(*numbers, strict=True)
-        return rank_rows(losses, np.array(moved), np.array(num_targets), self.direction, self.rank)
+        return rank_rows(losses, np.array(moved), np.array(num_targets), self.direction, self.rank, overlap=overlap)
 
     def _stream(self, numbers: list[tuple[float, int]]) -> Iterator[MirroredUpdate]:
         for query in self.queries:
@@ -78,9 +86,11 @@ class OnePass:
         self.projection, self.moved_Q = read_projection(job)
         self.num_targets_Q = np.array([updates.numbers(query.digest)["num_targets"] for query in queries])
 
-    def rank_windows(self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None) -> RankedRows:
+    def rank_windows(
+        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+    ) -> RankedRows:
         changes = row_changes(self.model.adapter, rows, self.projection, self.model.gradient_batch_tokens)
-        return rank_changes(changes, self.moved_Q, self.num_targets_Q, self.rank)
+        return rank_changes(changes, self.moved_Q, self.num_targets_Q, self.rank, overlap)
 
 
 class Grouped:
@@ -92,15 +102,26 @@ class Grouped:
         self.model, self.rank, self.direction = model, job.first_pass_rank, job.update.direction
         self.groups = group_columns(job, queries)
         self.columns, self.updates = list(self.groups), updates
+        self.position = {query.query_id: index for index, query in enumerate(queries)}
 
-    def rank_windows(self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None) -> RankedRows:
+    def rank_windows(
+        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+    ) -> RankedRows:
         numbers: list[tuple[float, int]] = []
         updates = self._group_updates(numbers)
         losses = score_rows(self.model.adapter, rows, updates, self.model.batch_tokens, base=base)
         moved, num_targets = zip(*numbers, strict=True)
         unknown_RG = np.full((len(rows), len(moved)), np.nan)  # no row's ratio for another single query is known
         others = Others(unknown_RG, unknown_RG)
-        return rank_rows(losses, np.array(moved), np.array(num_targets), self.direction, self.rank, others)
+        of_group = None if overlap is None else self._of_groups(overlap)
+        return rank_rows(losses, np.array(moved), np.array(num_targets), self.direction, self.rank, others, of_group)
+
+    def _of_groups(self, overlap: Overlap) -> Overlap:
+        """The largest of each group's queries."""
+        members = [[self.position[query.query_id] for query in group] for group in self.groups.values()]
+        return Overlap(
+            *(np.stack([np.fmax.reduce(each_RQ[:, some], axis=1) for some in members], 1) for each_RQ in overlap)
+        )
 
     def _group_updates(self, numbers: list[tuple[float, int]]) -> Iterator[MirroredUpdate]:
         """Sums of updates, each with the mean of its queries' own numbers."""

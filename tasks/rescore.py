@@ -4,7 +4,6 @@ On the actor. What the rows cost the base model is known from the first pass; wh
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from finf_core.errors import StorageError
+from finf_core.lexical import LexicalIndex, QueryText, WordCounts
 from finf_core.losses import IGNORE_INDEX
 from finf_core.ranking import rank_rows
 from finf_core.scores import Floats, Others
@@ -22,14 +22,17 @@ from finf_core.updates import MirroredUpdate
 from finf_core.windows import Window
 from tasks import storage
 from tasks.base_losses import base_uri, read_base
-from tasks.bundles import SECONDS_KEY, Bundle, Line, bundle_uri, make_bundle, read_candidates
+from tasks.bundles import SECONDS_KEY, Bundle, Line, kept_bundles, make_bundle
 from tasks.candidates import candidates_table
 from tasks.checkpoint import LoadedModel
-from tasks.corpus import CorpusRow, Unit, read_unit
+from tasks.corpus import CorpusRow
+from tasks.count_words import read_word_counts
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
-from tasks.keep_rows import Place, unit_of_line
-from tasks.queries import read_queries
+from tasks.keep_rows import Place
+from tasks.queries import Query, read_queries
+from tasks.read_rows import read_rows
+from tasks.row_text import row_text
 from tasks.update_store import UpdateReader
 
 
@@ -42,36 +45,42 @@ class KeptRow(NamedTuple):
 def rescore_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: UpdateReader) -> None:
     """Score each query of the bundle on its rows and publish the best of them as one object."""
     started = time.monotonic()
-    lines_of = read_candidates(job, bundle.query_ids)
+    lines_of = kept_bundles(job).lines(bundle.query_ids)
     if bundle != make_bundle(bundle.query_ids, lines_of):
         raise StorageError(f"{job.candidates_uri} was replaced while its rows were scored; run again")
     rows = _read_rows(model, job, [line for lines in lines_of.values() for line in lines])
-    digests = {query.query_id: query.digest for query in read_queries(job.queries_uri)}
+    counts = read_word_counts(job) if job.spec.rank.lexical_k else None
+    query_of = {query.query_id: query for query in read_queries(job.queries_uri)}
     tables = [
-        _score_query(model, job, query_id, lines, rows, updates.read(digests[query_id]))
+        _score_query(model, job, query_of[query_id], lines, rows, updates.read(query_of[query_id].digest), counts)
         for query_id, lines in lines_of.items()
     ]
     best = merge_top([CANDIDATES.empty_table(), *tables], job.spec.rank)
     seconds = str(time.monotonic() - started).encode()
-    storage.publish_table(bundle_uri(job, bundle), best.replace_schema_metadata({SECONDS_KEY: seconds}))
+    storage.publish_table(kept_bundles(job).uri(bundle), best.replace_schema_metadata({SECONDS_KEY: seconds}))
 
 
 def _score_query(
     model: LoadedModel,
     job: ScanJob,
-    query_id: str,
+    query: Query,
     lines: Sequence[Line],
     rows: Mapping[Place, KeptRow],
     update: MirroredUpdate,
+    counts: WordCounts | None,
 ) -> pa.Table:
     kept = [rows[line["shard"], line["row"]] for line in lines]
     windows = [row.windows for row in kept]
     losses = score_rows(model.adapter, windows, [update], model.batch_tokens, base=_known_base(kept, model))
     others = Others(*(_column(lines, name) for name in ("others_mean", "others_spread")))
     moved_Q, num_targets_Q = np.array([update.moved_nats]), np.array([update.num_targets])
-    ranked = rank_rows(losses, moved_Q, num_targets_Q, job.update.direction, job.spec.rank, others)
+    overlap = None
+    if counts is not None:
+        index = LexicalIndex([QueryText(query.context, query.target)], job.spec.rank.ngram_words, counts)
+        overlap = index.overlap([row_text(row.row, model.tokenizer) for row in kept])
+    ranked = rank_rows(losses, moved_Q, num_targets_Q, job.update.direction, job.spec.rank, others, overlap)
     shards = [line["shard"] for line in lines]
-    return candidates_table(shards, [row.row for row in kept], ranked, [query_id], model.tokenizer)
+    return candidates_table(shards, [row.row for row in kept], ranked, [query.query_id], model.tokenizer)
 
 
 def _known_base(kept: Sequence[KeptRow], model: LoadedModel) -> BaseNats | None:
@@ -93,13 +102,8 @@ def _column(lines: Sequence[Line], name: str) -> Floats:
 
 
 def _read_rows(model: LoadedModel, job: ScanJob, lines: Sequence[Line]) -> dict[Place, KeptRow]:
-    """The rows of these lines, each unit read once."""
-    wanted: dict[Unit, set[int]] = defaultdict(set)
-    for line in lines:
-        wanted[unit_of_line(line)].add(line["row"])
     rows: dict[Place, KeptRow] = {}
-    for unit, numbers in wanted.items():
-        found = [row for group in read_unit(unit, job.spec.corpus) for row in group if row.row in numbers]
+    for unit, found in read_rows(job, lines):
         windows = encode_corpus_rows(model, job.spec.model, found, unit.shard)
         one_pass = job.first_pass.kind == "one_pass"
         base = read_base(base_uri(model, job, unit, with_gradients=one_pass))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from finf_core.lexical import LexicalIndex, Overlap
 from finf_core.ranking import RankedRows
 from finf_core.scoring import BaseNats
 from finf_core.windows import TokenIds, Window
@@ -14,6 +15,7 @@ from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, Unit, read_unit
 from tasks.encode import token_ids_of, windows_of
 from tasks.job import ScanJob
+from tasks.row_text import row_text
 
 GROUPS_AHEAD = 2  # row groups that wait, ready, while one is scored
 
@@ -28,6 +30,7 @@ class RowGroup:
     token_ids: list[TokenIds]
     windows: list[list[Window]]
     base: BaseNats | None  # where it is cached
+    overlap: Overlap | None  # with the queries' words, where they are compared
 
     @property
     def num_tokens(self) -> int:
@@ -40,7 +43,11 @@ class RowGroup:
 
 
 def prepare_row_groups(
-    model: LoadedModel, job: ScanJob, unit: Unit, cached: BaseEntry | None = None
+    model: LoadedModel,
+    job: ScanJob,
+    unit: Unit,
+    cached: BaseEntry | None = None,
+    lexical: LexicalIndex | None = None,
 ) -> Generator[RowGroup, None, None]:
     """Each row group of a unit, sorted out and cut into windows; to be run by `tasks.read_ahead`.
 
@@ -51,7 +58,8 @@ def prepare_row_groups(
         good, skipped = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
         entry = None if cached is None else cached.of_rows(good)
         ids, windows, base = _encode(model, job, good, unit.shard, entry)
-        yield RowGroup(len(rows), good, skipped, ids, windows, base)
+        overlap = None if lexical is None else lexical.overlap([row_text(row, model.tokenizer) for row in good])
+        yield RowGroup(len(rows), good, skipped, ids, windows, base, overlap)
 
 
 def _encode(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tasks import storage
-from tasks.bundles import pending_bundles
+from tasks.bundles import kept_bundles
 from tasks.job import ScanJob
 from tasks.queries import read_queries
 from tasks.resolve_inputs import read_job
@@ -42,4 +42,4 @@ def run_status(run_uri: str) -> RunStatus:
 def _queries_rescored(job: ScanJob, num_queries: int) -> int:
     if not storage.exists(job.candidates_uri):
         return 0
-    return num_queries - sum(len(bundle.query_ids) for bundle in pending_bundles(job))
+    return num_queries - sum(len(bundle.query_ids) for bundle in kept_bundles(job).pending())

@@ -9,11 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from finf_core.curvature import Curvature, curvature_from_tensors, refine_if_asked
+from finf_core.lexical import LexicalIndex
 from finf_core.precision import widen
 from finf_core.scores import Floats, Ints
 from finf_core.spec import WITHOUT_CURVATURE
@@ -28,7 +30,9 @@ from tasks.check_precision import PrecisionCheck, check_precision_on_rows, read_
 from tasks.checkpoint import load_model
 from tasks.choose_strategy import choose_on_rows
 from tasks.corpus import CorpusRow, Unit
+from tasks.count_words import count_on_sample, lexical_index
 from tasks.curvature_store import CurvatureCost, read_curvature
+from tasks.explain import explain_bundle
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
 from tasks.project_updates import project_on_actor
@@ -44,12 +48,19 @@ from tasks.unit_result import UnitReceipt, publish_unit
 from tasks.update_store import UpdateReader
 
 
+class Asked(NamedTuple):
+    """A set of queries, ready to be asked of any rows."""
+
+    ranker: Ranker
+    lexical: LexicalIndex | None
+
+
 class ShardScorer:
     """Everything that needs the model: the check, the factors, the updates and the scores."""
 
     def __init__(self, job: ScanJob) -> None:
         self.job = job
-        self.rankers: dict[str, Ranker] = {}  # by the set of queries that each ranks rows for
+        self.asked: dict[str, Asked] = {}  # by the digest of the set
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores are torch's
         self.model = load_model(job.spec.model, job.batch_tokens, job.compiled)
 
@@ -61,6 +72,9 @@ class ShardScorer:
 
     def fit_curvature(self, job: ScanJob) -> CurvatureCost:
         return fit_on_corpus(self.model, job)
+
+    def count_words(self, job: ScanJob) -> None:
+        count_on_sample(self.model, job)
 
     def check_precision(self, unit: Unit) -> PrecisionCheck:
         return check_precision_on_rows(self.model, self.curvature, self.job, unit)
@@ -99,14 +113,18 @@ class ShardScorer:
     def queries(self) -> list[Query]:
         return read_queries(self.job.queries_uri)
 
-    def _ranker(self, set_digest: str) -> Ranker:
-        if set_digest not in self.rankers:
+    def _asked(self, set_digest: str) -> Asked:
+        if set_digest not in self.asked:
             queries = queries_of_set(self.settled, self.queries, set_digest)
-            self.rankers[set_digest] = make_ranker(self.model, self.settled, queries, self.updates)
-        return self.rankers[set_digest]
+            ranker = make_ranker(self.model, self.settled, queries, self.updates)
+            self.asked[set_digest] = Asked(ranker, lexical_index(self.job, queries))
+        return self.asked[set_digest]
 
     def rescore(self, bundle: Bundle) -> None:
         rescore_bundle(self.model, self.settled, bundle, self.updates)
+
+    def explain(self, bundle: Bundle) -> None:
+        explain_bundle(self.model, self.settled, bundle, self.updates)
 
     def score(self, unit: Unit) -> UnitReceipt:
         """All queries of the run on a unit."""
@@ -114,10 +132,12 @@ class ShardScorer:
 
     def score_share(self, share: Share) -> UnitReceipt:
         """Rank every row of a unit for a set of queries; publish its base losses, the best rows and the histogram."""
-        started, unit, ranker = time.monotonic(), share.unit, self._ranker(share.set_digest)
+        started, unit, asked = time.monotonic(), share.unit, self._asked(share.set_digest)
+        ranker = asked.ranker
         uri = base_uri(self.model, self.settled, unit, with_gradients=not ranker.uses_base)
         cached = read_base(uri) if ranker.uses_base or self.job.cache_tokens else None
-        with read_ahead(prepare_row_groups(self.model, self.settled, unit, cached), GROUPS_AHEAD) as groups:
+        row_groups = prepare_row_groups(self.model, self.settled, unit, cached, asked.lexical)
+        with read_ahead(row_groups, GROUPS_AHEAD) as groups:
             blocks = [self._rank_row_group(ranker, unit.shard, group) for group in groups]
         tables, counts, receipts, entries, ratios = zip(*blocks, strict=True)
         entry = join_entries(entries)
@@ -135,7 +155,7 @@ class ShardScorer:
     def _rank_row_group(
         self, ranker: Ranker, shard: str, group: RowGroup
     ) -> tuple[pa.Table, Ints, UnitReceipt, BaseEntry, Floats]:
-        ranked = ranker.rank_windows(group.windows, group.base)
+        ranked = ranker.rank_windows(group.windows, group.base, group.overlap)
         skipped = group.skipped + self._unscored(shard, group.good, ranked.num_targets_R, ranked.not_finite)
         shards = [shard] * len(group.good)
         table = candidates_table(

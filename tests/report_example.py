@@ -81,6 +81,7 @@ def example_report(
         "verdict": {
             "rule": "leaked when the largest mirror ratio is at least 0.50",
             "threshold": 0.5,
+            "shared_from": 0.5,
             "fdr": None,
             "note": "No controls were given, so no error rate is claimed: add queries that are known to be clean.",
         },
@@ -179,6 +180,7 @@ def _row(rng: random.Random, query: int, rank: int, ratio: float, planted: bool)
         else f"stdlib/{rng.choice(('json', 'email', 'ast'))}/{rng.randrange(900)}",
         "score": ratio * 12.5,
         "mirror_ratio": ratio,
+        "shared": None,
         "row_ratio": ratio / 2,
         "control_z": None if rank > 12 else ratio * 8.4 - 0.3,
         "base_nats": num_targets * rng.uniform(0.5, 2.0),

@@ -56,7 +56,7 @@ def test_a_leak_stands_out_from_all_controls_and_clean_queries_do_not(
 
 
 def test_another_rate_is_another_verdict_on_the_same_scores(spec: ScanSpec, tmp_path: Path) -> None:
-    strict = dataclasses.replace(spec, verdict=VerdictSpec(fdr=0.01, copied_from=2.0))
+    strict = dataclasses.replace(spec, verdict=VerdictSpec(fdr=0.01, copied_from=2.0, shared_from=2.0))
     jobs = [score_everything(each, tmp_path) for each in (spec, strict)]
     assert jobs[0].scores_uri == jobs[1].scores_uri
     leaked = [storage.read_table(job.file("queries.parquet"))["leaked"].to_pylist()[0] for job in jobs]

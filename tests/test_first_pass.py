@@ -14,7 +14,7 @@ from finf_core.spec import ScanSpec, StrategySpec
 from finf_core.top_k import CANDIDATES
 from tasks import storage
 from tasks.aggregate import aggregate
-from tasks.bundles import is_rescored, pending_bundles, planned_bundles
+from tasks.bundles import kept_bundles
 from tasks.choose_strategy import read_strategy
 from tasks.job import ScanJob
 from tasks.keep_rows import publish_candidates
@@ -80,7 +80,8 @@ def test_when_all_rows_are_kept_nothing_differs_from_every_query_on_every_row(
 def test_a_few_rows_are_kept_the_copy_among_them_and_scored_as_ever(
     spec: ScanSpec, every_row: Any, tmp_path: Path, kind: str, options: dict[str, int]
 ) -> None:
-    job = run(spec, tmp_path, kind=kind, rescored_rows=4, **options)
+    without_words = dataclasses.replace(spec, rank=dataclasses.replace(spec.rank, lexical_k=0))
+    job = run(without_words, tmp_path, kind=kind, rescored_rows=4, **options)
     found = lines(job)
     per_query = len(found) / NUM_QUERIES
     assert 4 <= per_query <= 5  # and one by the best block or span
@@ -124,7 +125,7 @@ def test_no_kept_row_at_all_is_an_empty_result_and_no_error(spec: ScanSpec, tmp_
     publish_candidates(job, {}, CANDIDATES.empty_table())
     assert storage.read_table(job.candidates_uri).schema == table.schema
     scorer = ShardScorer(job)
-    for bundle in planned_bundles(job):
+    for bundle in kept_bundles(job).planned():
         scorer.rescore(bundle)
     aggregate(job)
     assert lines(job) == {}
@@ -133,7 +134,7 @@ def test_no_kept_row_at_all_is_an_empty_result_and_no_error(spec: ScanSpec, tmp_
 
 def test_rows_that_were_replaced_while_they_are_scored_are_not_published(spec: ScanSpec, tmp_path: Path) -> None:
     job = run(spec, tmp_path, kind="one_pass", rescored_rows=2)
-    stale, *_ = planned_bundles(job)
+    stale, *_ = kept_bundles(job).planned()
     storage.publish_table(job.candidates_uri, storage.read_table(job.candidates_uri).slice(1))
     with pytest.raises(StorageError, match="was replaced"):
         ShardScorer(job).rescore(stale)
@@ -195,23 +196,22 @@ def test_an_update_that_moves_all_parameters_is_scored_on_every_row(spec: ScanSp
 
 def test_only_bundles_that_are_missing_are_scored_again(spec: ScanSpec, tmp_path: Path) -> None:
     job = run(spec, tmp_path, kind="one_pass", rescored_rows=2)
-    assert is_rescored(job)
-    first, *_ = bundles = list(planned_bundles(job))
-    assert [query_id for bundle in bundles for query_id in bundle.query_ids] == [str(q) for q in range(NUM_QUERIES)]
-    name = first.name(job.kept_fingerprint)
-    Path(storage.join(job.kept_uri, name)).unlink()
-    assert pending_bundles(job) == [first]
+    assert kept_bundles(job).are_done()
+    first, *_ = bundles = list(kept_bundles(job).planned())
+    assert [query_id for bundle in bundles for query_id in bundle.query_ids] == sorted(map(str, range(NUM_QUERIES)))
+    Path(kept_bundles(job).uri(first)).unlink()
+    assert kept_bundles(job).pending() == [first]
     status = run_status(job.run_uri)
     assert (status.rows_scored, status.queries_rescored) == (NUM_ROWS, NUM_QUERIES - len(first.query_ids))
-    assert not is_rescored(job)
+    assert not kept_bundles(job).are_done()
 
 
 def test_other_kept_rows_are_other_bundles(spec: ScanSpec, tmp_path: Path) -> None:
     job = run(spec, tmp_path, kind="one_pass", rescored_rows=2)
-    before = list(planned_bundles(job))
+    before = list(kept_bundles(job).planned())
     table = storage.read_table(job.candidates_uri)
     storage.publish_table(job.candidates_uri, table.slice(1))
-    after = list(planned_bundles(job))
+    after = list(kept_bundles(job).planned())
     assert before[0] != after[0]
     assert before[1:] == after[1:]
 

@@ -13,7 +13,7 @@ from finf_core.spec import RankSpec, StrategySpec
 from finf_core.top_k import CANDIDATES, merge_top
 from tasks import corpus as corpus_module
 from tasks import storage
-from tasks.bundles import Line, read_candidates
+from tasks.bundles import Line, kept_bundles
 from tasks.job import ScanJob
 from tasks.keep_rows import publish_candidates, unit_of_line
 from tasks.queries import Query, read_queries
@@ -83,6 +83,6 @@ def test_each_query_has_its_rows_once_with_the_unit_that_holds_them(job: ScanJob
     assert len(list(planned_units(job))) > 3
     assert found == by_hand(job, best, queries)
     units = set(planned_units(job))
-    for query_id, lines in read_candidates(job, [query.query_id for query in queries[:3]]).items():
+    for query_id, lines in kept_bundles(job).lines([query.query_id for query in queries[:3]]).items():
         assert lines == [line for line in found if line["query_id"] == query_id]
         assert {unit_of_line(line) for line in lines} <= units

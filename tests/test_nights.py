@@ -18,6 +18,7 @@ from tasks import storage
 from tasks.curvature_store import is_complete
 from tasks.filesystems import locate
 from tasks.job import ScanJob
+from tasks.queries import read_queries
 from tasks.unit_result import read_unit_result
 
 SHARD_ROWS = 32
@@ -132,6 +133,27 @@ def test_three_nights_score_what_is_new_and_end_as_one_full_run(
 def top(job: ScanJob) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = storage.read_table(job.file("top.parquet")).to_pylist()
     return rows
+
+
+OTHERS = ("control_z", "others_mean", "others_spread")
+
+
+def test_ratios_read_from_the_store_say_of_a_row_what_its_own_unit_says(
+    nights: Nights, spec: ScanSpec, tmp_path: Path
+) -> None:
+    """Of a run that is a single set, where the unit knew the row's ratios for all queries."""
+    nights.add_shard("A")
+    nights.add_shard("C")
+    nights.ask(ASKED)
+    job, _ = run_strategy(spec, str(tmp_path / "store"))
+    wanted = {}
+    for uri in finished_units(str(tmp_path / "store")):
+        for line in read_unit_result(uri)[0].to_pylist():
+            wanted[line["query_id"], line["shard"], line["row"]] = [line[name] for name in OTHERS]
+    digest_of = {query.query_id: query.digest for query in read_queries(job.queries_uri)}
+    found = {(digest_of[row["query_id"]], row["shard"], row["row"]): [row[name] for name in OTHERS] for row in top(job)}
+    assert len({row for _, _, row in found}) > SHARD_ROWS // 2  # of both units of a shard
+    assert found == {key: wanted[key] for key in found}
 
 
 def test_queries_that_are_no_longer_asked_or_asked_twice_cost_nothing(

@@ -12,7 +12,7 @@ import torch
 from finf_core.errors import CheckpointError, InputError
 from finf_core.spec import WITHOUT_CURVATURE, ScanSpec
 from tasks.aggregate import aggregate
-from tasks.bundles import planned_bundles
+from tasks.bundles import kept_bundles
 from tasks.check_precision import read_precision_check
 from tasks.corpus import Unit
 from tasks.curvature_store import read_cost
@@ -23,6 +23,7 @@ from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import pending_units, planned_units
 from tasks.settle import settle
 from tasks.shard_scorer import ShardScorer
+from tasks.shown_rows import publish_shown, shown_bundles
 from tasks.storage import read_table
 
 RATIO_TOLERANCE = 2e-3  # absolute; float32 rounding of sums that are divided by a move of 0.1 nats
@@ -35,6 +36,7 @@ def score_everything(spec: ScanSpec, store: Path, batch_tokens: int = 1024, back
     units = list(planned_units(job))
     if spec.update.kind not in WITHOUT_CURVATURE:
         scorer.fit_curvature(job)
+    scorer.count_words(job)
     scorer.check_precision(units[0])
     scorer.choose_strategy(units[0])
     job = settle(job)
@@ -46,9 +48,12 @@ def score_everything(spec: ScanSpec, store: Path, batch_tokens: int = 1024, back
         scorer.score(unit)
     if job.has_first_pass:
         keep_rows(job)
-        for bundle in planned_bundles(job):
+        for bundle in kept_bundles(job).planned():
             scorer.rescore(bundle)
     aggregate(job)
+    publish_shown(job)
+    for bundle in shown_bundles(job).planned():
+        scorer.explain(bundle)
     return job
 
 

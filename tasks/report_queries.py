@@ -1,0 +1,65 @@
+"""The queries of a report: each with its verdict, its rows, and what was explained of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+
+from finf_core.report.hits import count_places
+from tasks import storage
+from tasks.job import ScanJob
+from tasks.queries import query_excerpt, read_queries
+from tasks.shown_rows import shown_bundles
+
+JUDGED = ("max_mirror_ratio", "max_shared", "statistic", "p_value", "q_value", "loss_q_value", "leaked", "outcome")
+MOST_PLACES = 50
+
+Section = dict[str, Any]
+
+
+def query_sections(job: ScanJob, verdicts: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """One for each query that is judged, in their order."""
+    rows_of = _rows_of(job)
+    excerpts = {query.query_id: query_excerpt(query) for query in read_queries(job.queries_uri)}
+    return [
+        {
+            "query_id": verdict["query_id"],
+            "text_excerpt": excerpts[verdict["query_id"]].text,
+            "context_characters": excerpts[verdict["query_id"]].context_characters,
+            "num_targets": verdict["num_targets"],
+            "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
+            "moved_nats_per_target": verdict["moved_nats"],
+            **{key: verdict[key] for key in JUDGED},
+            "top": rows_of.get(verdict["query_id"], []),
+        }
+        for verdict in verdicts
+    ]
+
+
+def places(sections: Sequence[Section], verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the hits lie: by shard."""
+    found: dict[str, Any] = {}
+    for key in ("shard",):
+        counted = count_places(sections, verdict, key)
+        found[key] = list(islice(counted, MOST_PLACES))
+        found[f"{key}_more"] = sum(1 for _ in counted)
+    return found
+
+
+def _rows_of(job: ScanJob) -> dict[str, list[Section]]:
+    """query_id -> its rows, best first, with the evidence of those that are shown."""
+    evidence = {key: each for table in shown_bundles(job).results() for key, each in _evidence(table)}
+    rows_of: dict[str, list[Section]] = {}
+    for row in storage.read_table(job.file("top.parquet")).to_pylist():
+        query_id = row.pop("query_id")
+        row["evidence"] = evidence.get((query_id, row["shard"], row["row"]))
+        rows_of.setdefault(query_id, []).append(row)
+    return rows_of
+
+
+def _evidence(table: pa.Table) -> Iterator[tuple[tuple[str, str, int], Section]]:
+    for line in table.to_pylist():
+        key = tuple(line.pop(name) for name in ("query_id", "shard", "row"))
+        ratios = [None if ratio is None else round(ratio, 3) for ratio in line["token_ratios"]]
+        yield key, line | {"token_ratios": ratios}

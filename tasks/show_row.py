@@ -1,0 +1,32 @@
+"""One row of a shard, as a person wants to see it who has its number from a report."""
+
+from typing import Any
+
+import numpy as np
+
+from finf_core.errors import InputError
+from finf_core.report.visible import visible_text
+from tasks import storage
+
+
+def read_row(shard: str, row: int) -> dict[str, Any]:
+    """Every column of one row; only its row group is fetched.
+
+    Raises:
+        InputError: there is no such shard, or it has fewer rows.
+    """
+    with storage.open_parquet(shard) as file:
+        metadata = file.metadata
+        ends = np.cumsum([metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)])
+        if not 0 <= row < metadata.num_rows:
+            raise InputError(f"{shard}: has no row {row}; its rows are 0 to {metadata.num_rows - 1}")
+        group = int(np.searchsorted(ends, row, side="right"))
+        table = storage.read_row_group(file, group, file.schema_arrow.names, shard)
+    first = int(ends[group - 1]) if group else 0
+    [found] = table.slice(row - first, 1).to_pylist()
+    return dict(found)
+
+
+def describe_row(found: dict[str, Any]) -> str:
+    """A heading for each column, and what it holds below; hidden characters are spelled out."""
+    return visible_text("\n".join(f"── {name}\n{value}" for name, value in found.items()))
