@@ -46,9 +46,7 @@ class CorpusSpec:
     """Parquet shards: one object, a folder, or a pattern such as `s3://bucket/corpus/*.parquet`."""
 
     path: str
-    sample: str | None = (
-        None  # shards likewise, on which all is fitted and chosen that scores hang on; None: the corpus
-    )
+    sample: str | None = None  # shards that curvature, precision and strategy are taken on; None: the corpus
     text_column: str = TEXT_COLUMN
     tokens_column: str | None = None  # lists of token ids instead of text: taken as they are, special tokens included
     id_column: str | None = None

@@ -12,6 +12,8 @@ path = "path/to/checkpoint"        # Hugging Face folder with safetensors; a fol
 
 [corpus]
 path = "s3://bucket/corpus/*.parquet"
+# sample = "s3://bucket/first/*"   # of a corpus that grows: shards that stay, on which all is fitted that scores hang
+                                   # on, so that a new shard does not have the old ones scored again (docs/NIGHTS.md)
 text_column = "text"               # or tokens_column = "input_ids": lists of token ids of this model's tokenizer
 # id_column = "document_id"        # default: the row number
 # on_bad_row = "skip"              # null or empty text: default "fail"; "skip" counts and names such rows

@@ -50,7 +50,7 @@ def check_precision_on_rows(
     rows = list(islice(chain.from_iterable(read_unit(unit, spec.corpus)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, spec.corpus)
     windows = encode_corpus_rows(model, spec.model, good, unit.shard)
-    sample = _draw_queries(read_queries(job.queries_uri), spec.update.seed)
+    sample = draw_queries(read_queries(job.queries_uri), spec.update.seed)
     encoded = [encode_query(model, spec.model, query.context, query.target) for query in sample]
     precision, trials = choose_precision(model.adapter, windows, encoded, spec.update, curvature, model.batch_tokens)
     check = PrecisionCheck(precision, tuple(trials))
@@ -58,7 +58,7 @@ def check_precision_on_rows(
     return check
 
 
-def _draw_queries(queries: Sequence[Query], seed: int) -> list[Query]:
+def draw_queries(queries: Sequence[Query], seed: int) -> list[Query]:
     """A few, by a hash of their texts: one query more or less hardly changes which."""
     return sorted(queries, key=lambda query: fingerprint([seed, query.digest]))[:SAMPLE_QUERIES]
 
