@@ -78,7 +78,7 @@ def sample_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> list[list[Wi
 
 
 def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> Iterator[list[Window]]:
-    for rows in read_unit(unit, job.spec.corpus):
+    for rows in read_unit(unit, job.spec.corpus, model.chat):
         good, _ = sort_out_bad_rows(rows[:num_rows], unit.shard, job.spec.corpus)
         yield from encode_corpus_rows(model, job.spec.model, good, unit.shard)
         num_rows -= len(rows)

@@ -99,7 +99,7 @@ def _read_rows(model: LoadedModel, job: ScanJob, lines: Sequence[Line]) -> dict[
         wanted[unit_of_line(line)].add(line["row"])
     rows: dict[Place, KeptRow] = {}
     for unit, numbers in wanted.items():
-        found = [row for group in read_unit(unit, job.spec.corpus) for row in group if row.row in numbers]
+        found = [row for group in read_unit(unit, job.spec.corpus, model.chat) for row in group if row.row in numbers]
         windows = encode_corpus_rows(model, job.spec.model, found, unit.shard)
         one_pass = job.first_pass.kind == "one_pass"
         base = read_base(base_uri(model, job, unit, with_gradients=one_pass))
