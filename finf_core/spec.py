@@ -30,6 +30,13 @@ def _require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def _columns_of(template: str, key: str) -> list[str]:
+    try:
+        return template_columns(template)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """A causal language model in a Hugging Face folder with safetensors."""
@@ -68,7 +75,7 @@ class CorpusSpec:
             "corpus.loss_on = 'assistant' goes with corpus.messages_column",
         )
         _require(
-            self.text_template is None or bool(template_columns(self.text_template)),
+            self.text_template is None or bool(_columns_of(self.text_template, "corpus.text_template")),
             f"corpus.text_template: {self.text_template!r} names no column; write them in braces: {{question}}",
         )
 
