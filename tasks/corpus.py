@@ -58,7 +58,7 @@ class Unit:
 @dataclass(frozen=True)
 class CorpusRow:
     row: int  # within the shard
-    document_id: str
+    document_id: str  # "" where it is null
     text: str | None  # as the model reads it: templates filled, chats written out
     token_ids: TokenIds | None = None  # of a pre-tokenised corpus, which has no text
     flaw: str | None = None  # why it cannot be scored
@@ -113,7 +113,7 @@ def read_unit(unit: Unit, corpus: CorpusSpec, chat: Chat | None = None) -> Itera
             table = storage.read_row_group(file, group, columns, unit.shard)
             names = take_column(table, corpus.id_column).to_pylist() if corpus.id_column else itertools.count(first_row)
             yield [
-                CorpusRow(first_row + index, str(name), *content)
+                CorpusRow(first_row + index, "" if name is None else str(name), *content)
                 for index, (name, content) in enumerate(zip(names, read_contents(table, corpus, chat), strict=False))
             ]
             first_row += len(table)

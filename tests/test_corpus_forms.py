@@ -14,6 +14,7 @@ from test_shard_scorer import RATIO_TOLERANCE, score_everything
 from finf_core.chat import PlainChat, read_messages
 from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, ScanSpec
+from tasks.base_losses import read_base
 from tasks.corpus import CorpusRow, list_shards, plan_units, read_unit
 from tasks.publish_report import publish_report
 from tasks.queries import read_queries
@@ -195,6 +196,8 @@ def test_what_counts_is_known_again_when_a_further_run_may_cache_tokens(tiny_che
         for path in (tmp_path / "store" / "cache").glob("scores-*/*.parquet"):
             path.unlink()
     assert found[0] == found[1]
+    entries = [read_base(str(path)) for path in (tmp_path / "store" / "cache").glob("base-*/*.parquet")]
+    assert [entry is not None and entry.token_ids is None for entry in entries] == [True]  # they would lose the mask
     said = sum(len(scorer.model.tokenizer(m["content"])["input_ids"]) for chat in CHATS for m in chat[1::2])
     assert sum(receipt.num_targets for receipt in found[0]) == pytest.approx(said, abs=4 * len(CHATS))
 
