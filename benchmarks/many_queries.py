@@ -129,7 +129,7 @@ def count_tokens(model: LoadedModel, spec: ScanSpec) -> dict[tuple[str, int], in
     """Of every row, by shard and row."""
     tokens = {}
     for unit in plan_units(list_shards(spec.corpus)):
-        for rows in read_unit(unit, spec.corpus):
+        for rows in read_unit(unit, spec.corpus, model.chat):
             for row, windows in zip(rows, encode_corpus_rows(model, spec.model, rows, unit.shard), strict=True):
                 tokens[unit.shard, row.row] = sum(map(len, windows))
     return tokens
@@ -150,7 +150,7 @@ def released_loop_seconds(model: LoadedModel, spec: ScanSpec, texts: list[str]) 
     rows, queries = encode_rows(model, spec.model, texts), load_queries(spec.queries)
     started = time.monotonic()
     for query in queries[:RELEASED_QUERIES]:
-        windows = encode_query(model, spec.model, query.context, query.target)
+        windows = encode_query(model, spec.model, query)
         score_rows(model.adapter, rows, [mirrored_update(model.adapter, windows, RELEASED)], model.batch_tokens)
     return (time.monotonic() - started) / RELEASED_QUERIES * len(queries)
 

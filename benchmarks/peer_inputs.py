@@ -122,7 +122,7 @@ def load_inputs(config: Path, num_rows: int | None = None, num_queries: int | No
         spec=spec,
         adapter=model.adapter,
         row_windows=encode_rows(model, spec.model, [row.text for row in rows]),
-        query_windows=[encode_query(model, spec.model, query.context, query.target) for query in chosen],
+        query_windows=[encode_query(model, spec.model, query) for query in chosen],
         kinds=[truths[query.query_id]["kind"] for query in chosen],
         true_rows=[place.get(truths[query.query_id]["document_id"]) for query in chosen],
     )

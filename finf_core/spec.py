@@ -8,22 +8,33 @@ from dataclasses import dataclass
 from typing import Literal
 
 from finf_core.errors import InputError
+from finf_core.template import template_columns
 
 SCORING_VERSION = 4  # raise it when a change moves any score: results of older versions are then not reused
 
 UpdateKind = Literal["sgd", "adam", "diagonal", "kfac", "ekfac", "exact", "adam_moments"]
 TEXT_COLUMN = "text"  # unless the config says otherwise
+TARGET = "{text}"  # likewise, of a query
 WITHOUT_CURVATURE = ("sgd", "adam")
 Direction = Literal["ascent", "descent"]
 Difference = Literal["forward", "central", "jvp"]
 Labels = Literal["sampled", "data"]
 OnBadRow = Literal["fail", "skip"]
+ChatTemplate = Literal["tokenizer", "plain"]
+LossOn = Literal["all", "assistant"]
 StrategyKind = Literal["every_query", "grouped", "one_pass"]
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise InputError(message)
+
+
+def _columns_of(template: str, key: str) -> list[str]:
+    try:
+        return template_columns(template)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +46,7 @@ class ModelSpec:
     context_tokens: int | None = None  # longest window; None: the model's own maximum
     overlap_tokens: int = 64  # tokens of left context that a further window of a long row sees again
     dtype: Literal["float32", "bfloat16"] = "float32"
+    chat_template: ChatTemplate = "tokenizer"  # how chats become text: the tokenizer's own, or finf_core.chat.PlainChat
 
     def __post_init__(self) -> None:
         _require(self.context_tokens is None or self.context_tokens >= 2, "model.context_tokens must be at least 2")
@@ -47,21 +59,34 @@ class CorpusSpec:
 
     path: str
     sample: str | None = None  # shards that curvature, precision and strategy are taken on; None: the corpus
-    text_column: str = TEXT_COLUMN
+    text_column: str = TEXT_COLUMN  # columns may be fields of structs: "meta.text"
     tokens_column: str | None = None  # lists of token ids instead of text: taken as they are, special tokens included
+    messages_column: str | None = None  # chats instead of text: lists of {role, content} or {from, value}
+    text_template: str | None = None  # text from several columns: "{question}\n{answer}"
+    loss_on: LossOn = "all"  # of chats: every token counts, or only what the assistant says
     id_column: str | None = None
     on_bad_row: OnBadRow = "fail"  # null or empty text or tokens: stop and name it, or skip, count and name it
 
     def __post_init__(self) -> None:
+        keys = [key for key in ("tokens_column", "messages_column", "text_template") if getattr(self, key) is not None]
+        keys += [] if self.text_column == TEXT_COLUMN else ["text_column"]
+        _require(len(keys) <= 1, f"corpus.{' and corpus.'.join(keys)}: give one of the two")
         _require(
-            self.tokens_column is None or self.text_column == TEXT_COLUMN,
-            "corpus.text_column and corpus.tokens_column: give one of the two",
+            self.loss_on == "all" or self.messages_column is not None,
+            "corpus.loss_on = 'assistant' goes with corpus.messages_column",
+        )
+        _require(
+            self.text_template is None or bool(_columns_of(self.text_template, "corpus.text_template")),
+            f"corpus.text_template: {self.text_template!r} names no column; write them in braces: {{question}}",
         )
 
     @property
-    def content_column(self) -> str:
-        """The column that is scored."""
-        return self.text_column if self.tokens_column is None else self.tokens_column
+    def content(self) -> tuple[str, str]:
+        """The key that says what is scored, and its value: `("text_column", "text")`."""
+        for key in ("tokens_column", "messages_column", "text_template"):
+            if (value := getattr(self, key)) is not None:
+                return key, value
+        return "text_column", self.text_column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +94,28 @@ class QueriesSpec:
     """Test items. The loss is taken on `target` only; `context` stands before it and is read, not scored."""
 
     path: str
-    target: str = "{text}"  # a template over the columns
+    target: str = TARGET  # a template over the columns
     context: str = ""
+    messages_column: str | None = (
+        None  # chats instead: the assistant's last message is the target, the context all before
+    )
+    choices_column: str | None = None  # multiple choice: templates know {choices}, {answer}, {answer_label}
+    answer_column: str | None = None  # its right choice: a number from 0, a label, or the text
     id_column: str | None = None  # None: the row number
     limit: int | None = None
     controls: str | None = None  # items known to be clean, with the same columns; see finf_core.verdict
 
     def __post_init__(self) -> None:
         _require(bool(self.target), "queries.target must not be empty")
+        _require(
+            (self.choices_column is None) == (self.answer_column is None),
+            "queries.choices_column and queries.answer_column go together",
+        )
+        _require(
+            self.messages_column is None
+            or (self.context == "" and self.target == TARGET and self.choices_column is None),
+            "queries.messages_column goes without context, target and choices_column: a chat has its own",
+        )
         _require(self.limit is None or self.limit >= 1, "queries.limit must be at least 1")
 
 

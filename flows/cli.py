@@ -189,13 +189,16 @@ def purify(
     out: Annotated[
         str | None, typer.Option(help="Empty folder or s3:// URI for the new shards; without it a dry run.")
     ] = None,
+    whole_documents: Annotated[
+        bool, typer.Option("--whole-documents", help="Remove every row that shares a document id with one that leaked.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Write the corpus without the rows that leaked; without --out only say which those are."""
     from tasks.purify import describe_purified
     from tasks.purify import purify as purify_corpus
 
-    found = purify_corpus(run, out)
+    found = purify_corpus(run, out, whole_documents)
     _show(asdict(found), as_json, describe_purified(found))
 
 

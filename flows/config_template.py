@@ -9,12 +9,17 @@ name = "my-scan"
 path = "path/to/checkpoint"        # Hugging Face folder with safetensors; a folder, s3://..., or a hub id
 # context_tokens = 1024            # longest window; default: the model's own maximum
 # dtype = "bfloat16"               # default float32
+# chat_template = "plain"          # how chats become text: default the tokenizer's own template, or "role: content"
 
 [corpus]
 path = "s3://bucket/corpus/*.parquet"
 # sample = "s3://bucket/first/*"   # of a corpus that grows: shards that stay, on which all is fitted that scores hang
                                    # on, so that a new shard does not have the old ones scored again (docs/NIGHTS.md)
-text_column = "text"               # or tokens_column = "input_ids": lists of token ids of this model's tokenizer
+text_column = "text"               # a field of a struct: "meta.body.text". Or one of these (docs/CORPUS.md):
+# text_template = "{q}\\n{a}"       # text from several columns
+# tokens_column = "input_ids"      # lists of token ids of this model's tokenizer
+# messages_column = "messages"     # chats: lists of {role, content} or {from, value}
+# loss_on = "assistant"            # of chats: only what the assistant says counts
 # id_column = "document_id"        # default: the row number
 # on_bad_row = "skip"              # null or empty text: default "fail"; "skip" counts and names such rows
 
@@ -22,6 +27,9 @@ text_column = "text"               # or tokens_column = "input_ids": lists of to
 path = "benchmark.jsonl"           # Parquet, JSONL or the name of a data set
 context = "{prompt}"               # read, not scored
 target = "{solution}"              # the loss is taken here: the part that can leak
+# choices_column = "choices"       # multiple choice: the templates then know {choices} ("A. ..." lines), {answer} (the
+# answer_column = "answer"         # right choice's text) and {answer_label}; a number from 0, a label or the text
+# messages_column = "messages"     # chats, without context and target: the assistant's last message is the target
 # id_column = "task_id"
 # controls = "held_back.jsonl"     # items like the queries that are known to be clean (written after the corpus, or
                                    # never published): verdicts then have p- and q-values; the more, the sharper

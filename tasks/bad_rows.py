@@ -30,8 +30,9 @@ def sort_out_bad_rows(
 def skip_row(shard: str, row: int, reason: str, corpus: CorpusSpec) -> Skipped:
     """The record of a skipped row, or the error that the config asks for instead."""
     if corpus.on_bad_row == "fail":
+        key, value = corpus.content
         raise InputError(
-            f"{shard}: row {row}: {reason} (column {corpus.content_column!r}); "
+            f"{shard}: row {row}: {reason} ({'template' if key == 'text_template' else 'column'} {value!r}); "
             'mend it, or set corpus.on_bad_row = "skip" to count and name such rows in the report'
         )
     return shard, row, reason

@@ -45,7 +45,7 @@ def check_model_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> ModelCh
     Raises:
         CheckpointError: the model is worse than a uniform guess on them.
     """
-    rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus)), SAMPLE_ROWS))
+    rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus, model.chat)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
     windows = encode_corpus_rows(model, job.spec.model, good, unit.shard)
     started = time.monotonic()

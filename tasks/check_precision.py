@@ -47,11 +47,11 @@ def check_precision_on_rows(
 ) -> PrecisionCheck:
     """On the actor: a few queries against the first rows of a unit; publishes what it found."""
     spec = job.spec
-    rows = list(islice(chain.from_iterable(read_unit(unit, spec.corpus)), SAMPLE_ROWS))
+    rows = list(islice(chain.from_iterable(read_unit(unit, spec.corpus, model.chat)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, spec.corpus)
     windows = encode_corpus_rows(model, spec.model, good, unit.shard)
     sample = draw_queries(read_queries(job.queries_uri), spec.update.seed)
-    encoded = [encode_query(model, spec.model, query.context, query.target) for query in sample]
+    encoded = [encode_query(model, spec.model, query) for query in sample]
     precision, trials = choose_precision(model.adapter, windows, encoded, spec.update, curvature, model.batch_tokens)
     check = PrecisionCheck(precision, tuple(trials))
     storage.publish_bytes(job.precision_uri, json.dumps(asdict(check)).encode())

@@ -14,10 +14,12 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError
 
 from finf_core.causal_lm import CausalLM
+from finf_core.chat import Chat
 from finf_core.errors import CheckpointError
 from finf_core.fingerprint import digest_chunks, fingerprint, short
-from finf_core.spec import ModelSpec
+from finf_core.spec import ModelSpec, ScanSpec
 from tasks import storage
+from tasks.chat_template import TokenizerChat, chat_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,6 +37,7 @@ class LoadedModel:
     tokenizer: "PreTrainedTokenizerBase"
     context_tokens: int
     batch_tokens: int  # padded tokens in one forward pass
+    chat: Chat
 
     @property
     def gradient_batch_tokens(self) -> int:
@@ -101,7 +104,30 @@ def load_model(spec: ModelSpec, batch_tokens: int | None = None, compiled: bool 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = CausalLM(model.to(device), device == "cuda" if compiled is None else compiled)
     _check_tokenizer(tokenizer, adapter, spec.path)
-    return LoadedModel(adapter, tokenizer, _context_tokens(spec, adapter), batch_tokens or BATCH_TOKENS[device])
+    context_tokens, chat = _context_tokens(spec, adapter), chat_of(spec.chat_template, tokenizer)
+    return LoadedModel(adapter, tokenizer, context_tokens, batch_tokens or BATCH_TOKENS[device], chat)
+
+
+def load_chat(spec: ScanSpec) -> Chat | None:
+    """How the chats of corpus and queries become text; None where there are none. The model is not loaded for it.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or one that does not mark what `corpus.loss_on` wants marked.
+        CheckpointError: an unreadable tokenizer.
+    """
+    if spec.corpus.messages_column is None and spec.queries.messages_column is None:
+        return None
+    import transformers
+
+    folder = local_checkpoint(spec.model.path)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{spec.model.path}: cannot be loaded: {_first_line(error)}") from error
+    chat = chat_of(spec.model.chat_template, tokenizer)
+    if isinstance(chat, TokenizerChat):
+        chat.check(spec.corpus.loss_on)
+    return chat
 
 
 def _check_tokenizer(tokenizer: "PreTrainedTokenizerBase", adapter: CausalLM, path: str) -> None:

@@ -121,7 +121,7 @@ def measure_passes(model: LoadedModel, job: ScanJob, units: Sequence[Unit], num_
 
 def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> tuple[int, list[list[Window]]]:
     """How many rows were read, and those of them that can be scored."""
-    rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus)), num_rows))
+    rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus, model.chat)), num_rows))
     good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
     return len(rows), encode_corpus_rows(model, job.spec.model, good, unit.shard)
 

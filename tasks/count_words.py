@@ -28,7 +28,7 @@ def count_corpus_words(job: ScanJob, pool: ActorPool) -> str:
 
 def count_on_sample(model: LoadedModel, job: ScanJob) -> None:
     """On the actor."""
-    texts = (row_text(row, model.tokenizer) for _, rows in sample_corpus_rows(job, SAMPLE_ROWS) for row in rows)
+    texts = (row_text(row, model.tokenizer) for _, rows in sample_corpus_rows(model, job, SAMPLE_ROWS) for row in rows)
     counts = count_words(texts)
     words = {"word": list(counts.rows_of_word), "num_rows": list(counts.rows_of_word.values())}
     table = pa.table(words, schema=pa.schema([("word", pa.string()), ("num_rows", pa.int64())]))

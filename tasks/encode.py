@@ -6,12 +6,26 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from finf_core.chat import Span
 from finf_core.errors import InputError
 from finf_core.scores import Ints
 from finf_core.spec import ModelSpec
 from finf_core.windows import TokenIds, Window, split_into_windows
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow
+from tasks.queries import Query
+
+
+class RowTokens(NamedTuple):
+    """All tokens of a row, and which of them count in the loss (None: all)."""
+
+    ids: TokenIds  # (T,)
+    counts: npt.NDArray[np.bool_] | None = None  # (T,)
+
+    def target_places(self) -> Ints:
+        """(N,): the tokens that are targets; the first one is predicted by nothing."""
+        counts_T = np.ones(len(self.ids), dtype=np.bool_) if self.counts is None else self.counts
+        return np.flatnonzero(counts_T[1:]).astype(np.int64) + 1
 
 
 def encode_rows(model: LoadedModel, spec: ModelSpec, texts: Sequence[str]) -> list[list[Window]]:
@@ -22,52 +36,74 @@ def encode_rows(model: LoadedModel, spec: ModelSpec, texts: Sequence[str]) -> li
 def encode_corpus_rows(
     model: LoadedModel, spec: ModelSpec, rows: Sequence[CorpusRow], shard: str
 ) -> list[list[Window]]:
-    """As `encode_rows`, for rows (without flaw) that hold text or token ids.
+    """As `encode_rows`, for rows (without flaw) that hold text or token ids; of a chat maybe only a part counts.
 
     Raises:
         InputError: a token id outside the model's vocabulary; names shard and row.
     """
-    return [windows_of(model, spec, ids) for ids in token_ids_of(model, rows, shard)]
+    return [windows_of(model, spec, *tokens) for tokens in tokens_of(model, rows, shard)]
 
 
-def token_ids_of(model: LoadedModel, rows: Sequence[CorpusRow], shard: str) -> list[TokenIds]:
-    """The token ids of rows without flaw: their own, checked, or those of their text."""
-    if not rows or rows[0].token_ids is None:
-        return tokenize(model, [row.text or "" for row in rows])
-    num_vocabulary = model.adapter.num_vocabulary
-    found = [row.token_ids for row in rows if row.token_ids is not None]
-    for row, ids in zip(rows, found, strict=True):
-        if ids.min() < 0 or ids.max() >= num_vocabulary:
-            wrong = ids[(ids < 0) | (ids >= num_vocabulary)][0]
-            raise InputError(
-                f"{shard}: row {row.row}: token id {wrong} is outside the model's vocabulary of {num_vocabulary}; "
-                "were these tokens made with the tokenizer of this model?"
-            )
-    return found
+def tokens_of(model: LoadedModel, rows: Sequence[CorpusRow], shard: str) -> list[RowTokens]:
+    """The tokens of rows without flaw: their own, checked, or those of their text."""
+    if rows and rows[0].token_ids is not None:
+        return [RowTokens(_checked_ids(model, row, shard)) for row in rows]
+    special = not (rows and rows[0].has_special_tokens)
+    if not rows or rows[0].counted is None:
+        return [RowTokens(ids) for ids in tokenize(model, [row.text or "" for row in rows], special)]
+    encoded = model.tokenizer(
+        [row.text or "" for row in rows], add_special_tokens=special, return_offsets_mapping=True, verbose=False
+    )
+    return [
+        RowTokens(np.asarray(ids, dtype=np.int64), reaches_into(np.asarray(offsets), row.counted or ()))
+        for ids, offsets, row in zip(encoded["input_ids"], encoded["offset_mapping"], rows, strict=True)
+    ]
 
 
-class RowTokens(NamedTuple):
+class ShownTokens(NamedTuple):
     """A row as tokens, and where each ends in its text."""
 
     text: str
-    ids: TokenIds
+    tokens: RowTokens
     end_T: Ints  # characters; never less than the one before
 
 
-def row_tokens(model: LoadedModel, row: CorpusRow, shard: str) -> RowTokens:
+def shown_tokens(model: LoadedModel, row: CorpusRow, shard: str) -> ShownTokens:
     """One row without flaw; the text of token ids is what each stands for alone, one after the other."""
+    [tokens] = tokens_of(model, [row], shard)
     if row.token_ids is None:
-        text = row.text or ""
-        encoded = model.tokenizer(text, return_offsets_mapping=True, verbose=False)
+        text, special = row.text or "", not row.has_special_tokens
+        encoded = model.tokenizer(text, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
         ends = [end for _, end in encoded["offset_mapping"]]
-        return RowTokens(text, np.asarray(encoded["input_ids"], dtype=np.int64), np.maximum.accumulate(ends))
-    [ids] = token_ids_of(model, [row], shard)
-    pieces = [str(model.tokenizer.decode([token])) for token in ids.tolist()]
-    return RowTokens("".join(pieces), ids, np.cumsum([len(piece) for piece in pieces]))
+        return ShownTokens(text, tokens, np.maximum.accumulate(ends))
+    pieces = [str(model.tokenizer.decode([token])) for token in tokens.ids.tolist()]
+    return ShownTokens("".join(pieces), tokens, np.cumsum([len(piece) for piece in pieces]))
 
 
-def tokenize(model: LoadedModel, texts: Sequence[str]) -> list[TokenIds]:
-    encoded = model.tokenizer(list(texts), verbose=False)["input_ids"] if texts else []
+def reaches_into(offsets_T2: npt.NDArray[np.int64], spans: Sequence[Span]) -> npt.NDArray[np.bool_]:
+    """Which tokens, by their first and last character (exclusive), hold a character of one of the spans."""
+    counts_T = np.zeros(len(offsets_T2), dtype=np.bool_)
+    for start, stop in spans:
+        counts_T |= (offsets_T2[:, 0] < stop) & (offsets_T2[:, 1] > start)
+    return counts_T
+
+
+def _checked_ids(model: LoadedModel, row: CorpusRow, shard: str) -> TokenIds:
+    ids, num_vocabulary = row.token_ids, model.adapter.num_vocabulary
+    if ids is None:
+        raise InputError(f"{shard}: row {row.row}: no token ids")
+    if ids.min() < 0 or ids.max() >= num_vocabulary:
+        wrong = ids[(ids < 0) | (ids >= num_vocabulary)][0]
+        raise InputError(
+            f"{shard}: row {row.row}: token id {wrong} is outside the model's vocabulary of {num_vocabulary}; "
+            "were these tokens made with the tokenizer of this model?"
+        )
+    return ids
+
+
+def tokenize(model: LoadedModel, texts: Sequence[str], add_special_tokens: bool = True) -> list[TokenIds]:
+    options = {"add_special_tokens": add_special_tokens, "verbose": False}
+    encoded = model.tokenizer(list(texts), **options)["input_ids"] if texts else []
     return [np.asarray(ids, dtype=np.int64) for ids in encoded]
 
 
@@ -78,9 +114,10 @@ def windows_of(
     return split_into_windows(ids, model.context_tokens, spec.overlap_tokens, counts)
 
 
-def encode_query(model: LoadedModel, spec: ModelSpec, context: str, target: str) -> list[Window]:
-    """`context` + `target`, tokenised as one text; a token counts when it reaches into the target."""
-    encoded = model.tokenizer(context + target, return_offsets_mapping=True, verbose=False)
+def encode_query(model: LoadedModel, spec: ModelSpec, query: Query) -> list[Window]:
+    """Context + target, tokenised as one text; a token counts when it reaches into the target."""
+    options = {"add_special_tokens": not query.has_special_tokens, "verbose": False}
+    encoded = model.tokenizer(query.context + query.target, return_offsets_mapping=True, **options)
     ends = np.asarray([end for _, end in encoded["offset_mapping"]])
-    counts = None if not context else ends > len(context)
+    counts = None if not query.context else ends > len(query.context)
     return windows_of(model, spec, np.asarray(encoded["input_ids"], dtype=np.int64), counts)

@@ -12,14 +12,14 @@ import pyarrow as pa
 
 from finf_core.alignment import SharedSpan, shared_spans
 from finf_core.errors import StorageError
-from finf_core.scores import Floats
+from finf_core.scores import Floats, Ints
 from finf_core.scoring import target_changes
 from finf_core.spans import best_span
 from tasks import storage
 from tasks.bundles import Bundle, Line, make_bundle
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow
-from tasks.encode import RowTokens, row_tokens, windows_of
+from tasks.encode import ShownTokens, shown_tokens, windows_of
 from tasks.job import ScanJob
 from tasks.keep_rows import Place
 from tasks.queries import Query, query_excerpt, read_queries
@@ -59,7 +59,7 @@ def explain_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
     if bundle != make_bundle(bundle.query_ids, lines_of):
         raise StorageError(f"{job.shown_uri} was replaced while its rows were explained; run again")
     lines = [line for lines in lines_of.values() for line in lines]
-    rows = {(unit.shard, row.row): row for unit, found in read_rows(job, lines) for row in found}
+    rows = {(unit.shard, row.row): row for unit, found in read_rows(model, job, lines) for row in found}
     query_of = {query.query_id: query for query in read_queries(job.queries_uri)}
     explained = [
         explanation
@@ -78,16 +78,18 @@ def _explain_query(
     updates: UpdateReader,
 ) -> Iterator[dict[str, Any]]:
     shown = [rows[line["shard"], line["row"]] for line in lines]
-    tokens = [row_tokens(model, row, line["shard"]) for row, line in zip(shown, lines, strict=True)]
-    windows = [windows_of(model, job.spec.model, each.ids) for each in tokens]
+    tokens = [shown_tokens(model, row, line["shard"]) for row, line in zip(shown, lines, strict=True)]
+    windows = [windows_of(model, job.spec.model, *each.tokens) for each in tokens]
     update = updates.read(query.digest)
     changes = target_changes(model.adapter, windows, update, model.batch_tokens)
     excerpt = query_excerpt(query).text
     for line, row, change_N in zip(lines, tokens, changes, strict=True):
         spans = shared_spans(excerpt, row.text)
-        ratio_T = np.append(np.nan, change_N / update.moved_nats)  # the first token is predicted by nothing
+        target_N = row.tokens.target_places()
+        ratio_T = np.full(len(row.end_T), np.nan)
+        ratio_T[target_N] = change_N / update.moved_nats
         is_copy = bool(spans) and line["shared"] is not None and line["shared"] >= job.spec.verdict.shared_from
-        focus = _ends_of(spans) if is_copy else _best_part(row, change_N, update.num_targets)
+        focus = _ends_of(spans) if is_copy else _best_part(row, target_N, best_span(change_N, update.num_targets))
         place = {name: line[name] for name in ("query_id", "shard", "row")}
         yield place | explain_part(row, ratio_T, spans, part_to_show(focus, len(row.text)))
 
@@ -96,9 +98,10 @@ def _ends_of(spans: Sequence[SharedSpan]) -> Part:
     return Part(spans[0].second_start, spans[-1].second_stop)
 
 
-def _best_part(row: RowTokens, change_N: Floats, num_query_targets: int) -> Part:
-    start, stop = best_span(change_N, num_query_targets)
-    return Part(int(row.end_T[start]), int(row.end_T[stop]))  # target 0 is token 1
+def _best_part(row: ShownTokens, target_N: Ints, span: tuple[int, int]) -> Part:
+    """Where the targets of a span stand in the text."""
+    first, last = target_N[span[0]], target_N[span[1] - 1]
+    return Part(int(row.end_T[first - 1]), int(row.end_T[last]))
 
 
 def part_to_show(focus: Part, num_characters: int) -> Part:
@@ -107,7 +110,7 @@ def part_to_show(focus: Part, num_characters: int) -> Part:
     return Part(start, min(num_characters, start + MOST_CHARACTERS))
 
 
-def explain_part(row: RowTokens, ratio_T: Floats, spans: Sequence[SharedSpan], part: Part) -> dict[str, Any]:
+def explain_part(row: ShownTokens, ratio_T: Floats, spans: Sequence[SharedSpan], part: Part) -> dict[str, Any]:
     """The columns of `SCHEMA` that say something of a part of a row."""
     start_T = np.append(0, row.end_T[:-1])
     is_shown_T = (row.end_T > part.start) & (start_T < part.stop) & (row.end_T > start_T)

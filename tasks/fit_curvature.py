@@ -71,11 +71,11 @@ def _num_elements(parameters: Mapping[str, Tensor], names: Iterable[str]) -> int
 
 def sample_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> list[list[Window]]:
     """The windows of `sample_corpus_rows`."""
-    sample = sample_corpus_rows(job, num_rows)
+    sample = sample_corpus_rows(model, job, num_rows)
     return [row for shard, rows in sample for row in encode_corpus_rows(model, job.spec.model, rows, shard)]
 
 
-def sample_corpus_rows(job: ScanJob, num_rows: int) -> Iterator[tuple[str, list[CorpusRow]]]:
+def sample_corpus_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> Iterator[tuple[str, list[CorpusRow]]]:
     """The first rows of some units, drawn by the seed: about `num_rows` in all, the same ones every time.
 
     Yields:
@@ -86,7 +86,7 @@ def sample_corpus_rows(job: ScanJob, num_rows: int) -> Iterator[tuple[str, list[
     share = math.ceil(num_rows / len(drawn))
     for unit in drawn:
         wanted = share
-        for rows in read_unit(unit, job.spec.corpus):
+        for rows in read_unit(unit, job.spec.corpus, model.chat):
             yield unit.shard, sort_out_bad_rows(rows[:wanted], unit.shard, job.spec.corpus)[0]
             wanted -= len(rows)
             if wanted <= 0:

@@ -72,8 +72,7 @@ class ScanJob:
 
     def base_fingerprint(self, batch_tokens: int, arithmetic: str) -> str:
         """Of the base losses of any unit, under the batch plan and the arithmetic in force. Queries do not matter."""
-        corpus = self.spec.corpus
-        columns = [corpus.tokens_column is not None, corpus.content_column]
+        columns = [*self.spec.corpus.content, self.spec.corpus.loss_on]
         dtype = None if self.precision is None else self.precision.dtype
         return fingerprint([SCORING_VERSION, self._model(), dtype, columns, batch_tokens, arithmetic])
 

@@ -62,7 +62,7 @@ def _own_changes(model: LoadedModel, job: ScanJob, queries: Sequence[Query], pro
     moved: list[Floats] = []
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         some = queries[start : start + QUERIES_AT_ONCE]
-        windows = [encode_query(model, job.spec.model, query.context, query.target) for query in some]
+        windows = [encode_query(model, job.spec.model, query) for query in some]
         changes = row_changes(model.adapter, windows, projection, model.gradient_batch_tokens)
         own = np.arange(len(some))
         moved.append(changes.change_RQ[own, start + own] / changes.num_targets_R)

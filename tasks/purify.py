@@ -4,7 +4,8 @@
 <out>/removed.parquet   each removed row with the queries that it is removed for
 <out>/manifest.json     the run, the rule, rows of each shard before and after; appears last and means complete
 
-Which rows: `finf_core.report.hits`.
+Which rows: `finf_core.report.hits`. With `whole_documents`, every other row of their documents too
+(`tasks.whole_documents`).
 """
 
 import io
@@ -27,6 +28,7 @@ from tasks.corpus import Shard, shards_from_table
 from tasks.job import ScanJob
 from tasks.read_report import read_report
 from tasks.resolve_inputs import read_job
+from tasks.whole_documents import rest_of_documents
 
 MANIFEST, REMOVED = "manifest.json", "removed.parquet"
 SCHEMA = pa.schema(
@@ -59,18 +61,23 @@ class Purified:
     rule: str = RULE
 
 
-def purify(run_uri: str, out: str | None) -> Purified:
+def purify(run_uri: str, out: str | None, whole_documents: bool = False) -> Purified:
     """Find the rows to remove and, with `out`, write the corpus without them.
 
     Raises:
-        InputError: the run is not complete, or `out` holds something; a shard is no longer what was scanned.
+        InputError: the run is not complete, or `out` holds something; a shard is no longer what was scanned; whole
+            documents, and the scan had no ids.
     """
     job, report = read_job(run_uri), read_report(run_uri)
-    removed = sorted(lines_to_remove(report), key=lambda line: (line["shard"], line["row"], line["query_id"]))
+    shards = list(shards_from_table(storage.read_table(job.shards_uri)))
+    removed = list(lines_to_remove(report))
+    if whole_documents:
+        _check_unchanged(shards)
+        removed += rest_of_documents(job, shards, removed)
+    removed.sort(key=lambda line: (line["shard"], line["row"], line["query_id"]))
     rows_of: dict[str, set[int]] = defaultdict(set)
     for line in removed:
         rows_of[line["shard"]].add(line["row"])
-    shards = list(shards_from_table(storage.read_table(job.shards_uri)))
     names = new_names([shard.uri for shard in shards])
     counts = {
         names[shard.uri]: {"before": shard.num_rows, "after": shard.num_rows - len(rows_of[shard.uri])}
@@ -84,6 +91,7 @@ def purify(run_uri: str, out: str | None) -> Purified:
         num_queries=len({line["query_id"] for line in removed}),
         removed=removed,
         shards=counts,
+        rule=RULE + ("; and every other row of their documents" if whole_documents else ""),
     )
     if out is not None:
         _write(found, out, job, shards, names, rows_of)

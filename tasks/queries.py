@@ -7,14 +7,22 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 
+from finf_core.chat import Chat, read_messages, split_answer
+from finf_core.choices import choice_columns
 from finf_core.errors import InputError
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import QueriesSpec
-from finf_core.template import fill_template, template_columns
+from finf_core.template import fill_template, template_columns, value_at
 from tasks import storage
 
 SCHEMA = pa.schema(
-    [("query_id", pa.string()), ("context", pa.string()), ("target", pa.string()), ("is_control", pa.bool_())]
+    [
+        ("query_id", pa.string()),
+        ("context", pa.string()),
+        ("target", pa.string()),
+        ("is_control", pa.bool_()),
+        ("has_special_tokens", pa.bool_()),
+    ]
 )
 EXCERPT_CHARACTERS = 1000  # of context and of target
 READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
@@ -26,23 +34,27 @@ class Query:
     context: str  # read, not scored
     target: str  # its loss moves the model
     is_control: bool = False  # known to be clean: what the others are judged by
+    has_special_tokens: bool = False  # those that belong there: the tokenizer adds none
 
     @property
     def digest(self) -> str:
         """Of the text alone: the same item under another id is the same work."""
-        return fingerprint([self.context, self.target])
+        return fingerprint([self.context, self.target, self.has_special_tokens])
 
 
-def load_queries(spec: QueriesSpec) -> list[Query]:
+def load_queries(spec: QueriesSpec, chat: Chat | None = None) -> list[Query]:
     """Read and fill the templates; controls, if there are any, come last, under ids of their own.
+
+    Args:
+        chat: how chats become text; queries that are chats need it.
 
     Raises:
         InputError: nothing to read, a missing column, an empty target or a repeated id; names the row.
     """
-    queries = _load(spec)
+    queries = _load(spec, chat)
     if spec.controls is None:
         return queries
-    loaded = _load(replace(spec, path=spec.controls, limit=None))
+    loaded = _load(replace(spec, path=spec.controls, limit=None), chat)
     controls = [replace(each, query_id=f"control:{each.query_id}", is_control=True) for each in loaded]
     known, ids = {query.digest: query.query_id for query in queries}, {query.query_id for query in queries}
     for control in controls:
@@ -55,13 +67,13 @@ def load_queries(spec: QueriesSpec) -> list[Query]:
     return queries + controls
 
 
-def _load(spec: QueriesSpec) -> list[Query]:
+def _load(spec: QueriesSpec, chat: Chat | None) -> list[Query]:
     queries: list[Query] = []
     rows_of_id: dict[str, int] = {}
     for index, row in enumerate(_rows(spec)):
         if spec.limit is not None and index >= spec.limit:
             break
-        query = _query(spec, index, row)
+        query = _query(spec, index, row, chat)
         if query.query_id in rows_of_id:
             first = rows_of_id[query.query_id]
             raise InputError(f"{spec.path}: rows {first} and {index} have the same id {query.query_id!r}")
@@ -94,15 +106,26 @@ def read_queries(uri: str) -> list[Query]:
     return [Query(**row) for row in storage.read_table(uri).to_pylist()]
 
 
-def _query(spec: QueriesSpec, index: int, row: dict[str, Any]) -> Query:
+def _query(spec: QueriesSpec, index: int, row: dict[str, Any], chat: Chat | None) -> Query:
     try:
-        context, target = fill_template(spec.context, row), fill_template(spec.target, row)
+        context, target = _context_and_target(spec, row, chat)
         query_id = fill_template("{" + spec.id_column + "}", row) if spec.id_column else str(index)
     except InputError as error:
         raise InputError(f"{spec.path}: row {index}: {error}") from error
     if not target.strip():
-        raise InputError(f"{spec.path}: row {index}: the target {spec.target!r} is empty")
-    return Query(query_id, context, target)
+        raise InputError(f"{spec.path}: row {index}: the target {spec.messages_column or spec.target!r} is empty")
+    has_special_tokens = spec.messages_column is not None and chat is not None and chat.has_special_tokens
+    return Query(query_id, context, target, has_special_tokens=has_special_tokens)
+
+
+def _context_and_target(spec: QueriesSpec, row: dict[str, Any], chat: Chat | None) -> tuple[str, str]:
+    if spec.messages_column is not None:
+        if chat is None:
+            raise InputError(f"queries.messages_column = {spec.messages_column!r}: chats need a chat template")
+        return split_answer(chat, read_messages(value_at(row, spec.messages_column)))
+    if spec.choices_column is not None and spec.answer_column is not None:
+        row = row | choice_columns(row, spec.choices_column, spec.answer_column)
+    return fill_template(spec.context, row), fill_template(spec.target, row)
 
 
 def _rows(spec: QueriesSpec) -> Iterator[dict[str, Any]]:

@@ -103,7 +103,7 @@ def _column(lines: Sequence[Line], name: str) -> Floats:
 
 def _read_rows(model: LoadedModel, job: ScanJob, lines: Sequence[Line]) -> dict[Place, KeptRow]:
     rows: dict[Place, KeptRow] = {}
-    for unit, found in read_rows(job, lines):
+    for unit, found in read_rows(model, job, lines):
         windows = encode_corpus_rows(model, job.spec.model, found, unit.shard)
         one_pass = job.first_pass.kind == "one_pass"
         base = read_base(base_uri(model, job, unit, with_gradients=one_pass))

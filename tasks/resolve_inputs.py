@@ -10,7 +10,7 @@ from finf_core.errors import CheckpointError, InputError
 from finf_core.fingerprint import digest_chunks, fingerprint
 from finf_core.spec import CorpusSpec, ScanSpec
 from tasks import storage
-from tasks.checkpoint import digest_checkpoint, local_checkpoint
+from tasks.checkpoint import digest_checkpoint, load_chat, local_checkpoint
 from tasks.corpus import Shard, list_shards, shards_table
 from tasks.job import ScanJob
 from tasks.options import RunOptions
@@ -41,7 +41,7 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
     if spec.model.digest not in (None, model_digest):
         raise CheckpointError(f"{spec.model.path}: its digest is {model_digest}, the config wants {spec.model.digest}")
     place = spec.corpus.sample
-    shards, queries = _shards_with_rows(spec.corpus), load_queries(spec.queries)
+    shards, queries = _shards_with_rows(spec.corpus), load_queries(spec.queries, load_chat(spec))
     sample = shards if place is None else _shards_with_rows(replace(spec.corpus, path=place))
     if spec.rank.by == "control_z" and len(queries) < MIN_QUERIES_FOR_Z:
         raise InputError(

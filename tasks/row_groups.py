@@ -13,7 +13,7 @@ from tasks.bad_rows import Skipped, sort_out_bad_rows
 from tasks.base_losses import BaseEntry
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, Unit, read_unit
-from tasks.encode import token_ids_of, windows_of
+from tasks.encode import RowTokens, tokens_of, windows_of
 from tasks.job import ScanJob
 from tasks.row_text import row_text
 
@@ -54,7 +54,7 @@ def prepare_row_groups(
     Raises:
         InputError: a bad row where the config says to stop at one, or a token id outside the vocabulary.
     """
-    for rows in read_unit(unit, job.spec.corpus):
+    for rows in read_unit(unit, job.spec.corpus, model.chat):
         good, skipped = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
         entry = None if cached is None else cached.of_rows(good)
         ids, windows, base = _encode(model, job, good, unit.shard, entry)
@@ -67,10 +67,9 @@ def _encode(
 ) -> tuple[list[TokenIds], list[list[Window]], BaseNats | None]:
     """Token ids, windows and base losses, as far as the cache holds them; an entry that does not fit is not used."""
     ids = None if entry is None else entry.token_ids
-    if ids is None:
-        ids = token_ids_of(model, good, shard)
-    windows = [windows_of(model, job.spec.model, each) for each in ids]
+    tokens = tokens_of(model, good, shard) if ids is None else [RowTokens(each) for each in ids]
+    windows = [windows_of(model, job.spec.model, *each) for each in tokens]
     base = None if entry is None else entry.as_base(windows)
     if entry is not None and base is None:
         return _encode(model, job, good, shard, None)
-    return ids, windows, base
+    return [each.ids for each in tokens], windows, base

@@ -167,11 +167,15 @@ class ShardScorer:
             with_excerpts=not self.settled.has_first_pass,  # then the rows that are kept are read again
         )
         receipt = UnitReceipt(group.num_rows, group.num_tokens, int(ranked.num_targets_R.sum()), 0.0, tuple(skipped))
-        with_tokens = self.job.cache_tokens and self.job.spec.corpus.tokens_column is None
+        corpus = self.job.spec.corpus
+        with_tokens = self.job.cache_tokens and corpus.tokens_column is None and corpus.loss_on == "all"
         return table, ranked.counts_QK, receipt, group.base_entry(ranked, with_tokens), ranked.row_ratio_RQ
 
     def _unscored(self, shard: str, rows: Sequence[CorpusRow], num_targets_R: Ints, not_finite: Ints) -> list[Skipped]:
         """Rows with text but without a score: nothing to predict, or a loss that is NaN or infinite."""
-        corpus, reason = self.job.spec.corpus, "one token: nothing to predict"
+        corpus = self.job.spec.corpus
+        reason = (
+            "one token: nothing to predict" if corpus.loss_on == "all" else "no token that counts: nothing to predict"
+        )
         empty = [skip_row(shard, rows[i].row, reason, corpus) for i in np.flatnonzero(num_targets_R == 0).tolist()]
         return empty + [(shard, rows[i].row, "loss is not finite") for i in not_finite.tolist()]

@@ -32,7 +32,7 @@ def solve_updates(job: ScanJob, pool: ActorPool, meter: Meter) -> str:
 
 def solve_one_update(model: LoadedModel, curvature: Curvature | None, job: ScanJob, query: Query) -> None:
     """On the actor: solve and publish the update of one query."""
-    windows = encode_query(model, job.spec.model, query.context, query.target)
+    windows = encode_query(model, job.spec.model, query)
     try:
         update = mirrored_update(model.adapter, windows, job.update, curvature)
     except InputError as error:

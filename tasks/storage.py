@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finf_core.columns import column_names, find_column
 from finf_core.errors import InputError
 from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
 from tasks.partial_files import is_filled, is_partial, whole_folder, write_whole
@@ -109,13 +110,13 @@ def open_parquet(uri: str) -> pq.ParquetFile:
 
 
 def read_row_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str], uri: str) -> pa.Table:
-    """Some columns of one row group of an open file; over the network only their bytes are fetched."""
+    """Some columns (or fields of structs) of one row group of an open file; over the network only they are fetched."""
     with parquet_errors(uri):
         return parquet.read_row_group(group, columns=_known_columns(parquet, columns, uri))
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """A whole Parquet file, or some of its top-level columns."""
+    """A whole Parquet file, or some of its columns."""
     with open_parquet(uri) as parquet, parquet_errors(uri):
         return parquet.read(columns=None if columns is None else _known_columns(parquet, columns, uri))
 
@@ -142,9 +143,9 @@ def download_folder(uri: str, local_folder: Path) -> None:
 
 def _known_columns(parquet: pq.ParquetFile, columns: Sequence[str], uri: str) -> list[str]:
     """pyarrow itself would leave out a column that is not there."""
-    names = parquet.schema_arrow.names
-    if missing := [name for name in columns if name not in names]:
-        raise InputError(f"{uri} has no column {missing}; it has {names}")
+    schema = parquet.schema_arrow
+    if missing := [name for name in columns if find_column(schema, name) is None]:
+        raise InputError(f"{uri} has no column {missing}; it has {column_names(schema)}")
     return list(columns)
 
 

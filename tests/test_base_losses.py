@@ -234,6 +234,15 @@ def base_fingerprint(job: ScanJob) -> str:
 def test_base_losses_are_shared_where_no_bit_can_change_and_only_there(spec: ScanSpec, tmp_path: Path) -> None:
     job = resolve_inputs(spec, scan_example.run_options(str(tmp_path / "store")))
     mine = base_fingerprint(job)
+    contents = [
+        dataclasses.replace(spec.corpus, **changes)
+        for changes in (
+            {"tokens_column": "ids"},
+            {"messages_column": "ids"},
+            {"messages_column": "ids", "loss_on": "assistant"},
+            {"text_template": "{ids}"},
+        )
+    ]
     same: list[dict[str, Any]] = [
         {"rank": RankSpec(top_k=3)},
         {"update": dataclasses.replace(spec.update, move_nats=0.3)},
@@ -245,13 +254,14 @@ def test_base_losses_are_shared_where_no_bit_can_change_and_only_there(spec: Sca
         {"model": dataclasses.replace(spec.model, overlap_tokens=4)},
         {"model": dataclasses.replace(spec.model, dtype="bfloat16")},
         {"corpus": dataclasses.replace(spec.corpus, text_column="body")},
-        {"corpus": dataclasses.replace(spec.corpus, tokens_column="ids")},
+        *({"corpus": corpus} for corpus in contents),
+        {"corpus": contents[1], "model": dataclasses.replace(spec.model, chat_template="plain")},
     ]
     for changes in same:
         changed = dataclasses.replace(job, spec=dataclasses.replace(spec, **changes), shards_digest="x")
         assert base_fingerprint(changed) == mine, changes
-    for changes in other:
-        assert base_fingerprint(dataclasses.replace(job, spec=dataclasses.replace(spec, **changes))) != mine, changes
+    names = [base_fingerprint(dataclasses.replace(job, spec=dataclasses.replace(spec, **each))) for each in other]
+    assert len({mine, *names}) == 1 + len(other)
     assert base_fingerprint(dataclasses.replace(job, model_digest="other")) != mine
     assert job.base_fingerprint(512, "this machine") != mine != job.base_fingerprint(1024, "another machine")
     widened = dataclasses.replace(job, precision=Precision("forward", dtype="float32"))

@@ -18,13 +18,22 @@ NUM_ROWS, GROUP_ROWS, FAT_BYTES = 256, 32, 20_000
 TEXT_SHARE = 0.1  # of the object; what is fetched beside text and ids are the footer and the answers' headers
 
 
+COLUMNS = [
+    {"text_column": "text"},
+    {"tokens_column": "input_ids"},
+    {"text_column": "meta.body.text"},
+    {"text_template": "{text} {meta.body.text}"},
+]
+
+
 def write_shard(uri: str) -> int:
-    """A shard whose unused column holds nearly all of its bytes; returns their number."""
+    """A shard whose unused column and unused field hold nearly all of its bytes; returns their number."""
     columns = {
         "id": [f"doc-{row}" for row in range(NUM_ROWS)],
         "image": [secrets.token_bytes(FAT_BYTES) for _ in range(NUM_ROWS)],
         "text": [f"row {row}: {secrets.token_hex(200)}" for row in range(NUM_ROWS)],
         "input_ids": [[row, row + 1, row + 2] for row in range(NUM_ROWS)],
+        "meta": [{"image": secrets.token_bytes(FAT_BYTES), "body": {"text": f"row {row}"}} for row in range(NUM_ROWS)],
     }
     buffer = io.BytesIO()
     pq.write_table(pa.table(columns), buffer, row_group_size=GROUP_ROWS)
@@ -36,7 +45,7 @@ def read_rows(corpus: CorpusSpec) -> list[CorpusRow]:
     return [row for unit in plan_units(list_shards(corpus)) for rows in read_unit(unit, corpus) for row in rows]
 
 
-@pytest.mark.parametrize("column", [{"text_column": "text"}, {"tokens_column": "input_ids"}], ids=str)
+@pytest.mark.parametrize("column", COLUMNS, ids=str)
 def test_a_fat_column_that_nobody_asked_for_is_not_fetched(
     s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch, column: dict[str, str]
 ) -> None:

@@ -41,6 +41,18 @@ def test_the_config_that_init_writes_is_valid(tmp_path: Path) -> None:
     ("text", "words"),
     [
         (GOOD.replace("[corpus]", "[corpus]\ntext_colum = 'x'"), ["corpus.text_colum", "corpus.text_column"]),
+        (
+            GOOD.replace('"c"', '"c"\ntext_column = "a"\ntext_template = "{a}"'),
+            ["corpus.text_template and corpus.text_column"],
+        ),
+        (GOOD.replace('"c"', '"c"\nmessages_column = "a"\ntokens_column = "b"'), ["give one of the two"]),
+        (GOOD.replace('"c"', '"c"\nloss_on = "assistant"'), ["corpus.loss_on", "goes with corpus.messages_column"]),
+        (GOOD.replace('"c"', '"c"\ntext_template = "{a"'), ["corpus.text_template", "'{a'"]),
+        (GOOD.replace('"c"', '"c"\ntext_template = "{a.__class__}"'), ["only plain column names"]),
+        (GOOD.replace('"c"', '"c"\ntext_template = "no column"'), ["corpus.text_template", "names no column"]),
+        (GOOD.replace('"m"', '"m"\nchat_template = "chatml"'), ["model.chat_template", "'plain'"]),
+        (GOOD + 'choices_column = "choices"\n', ["queries.choices_column and queries.answer_column go together"]),
+        (GOOD + 'messages_column = "m"\ntarget = "{a}"\n', ["queries.messages_column goes without"]),
         (GOOD + "[updates]\nkind = 'sgd'\n", ["updates", "did you mean update"]),
         (GOOD + "[update]\nkind = 'sdg'\n", ["update.kind", "'sgd'"]),
         (GOOD + "[update]\nmove_nats = -1.0\n", ["update.move_nats must be positive"]),

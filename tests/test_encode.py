@@ -10,6 +10,7 @@ from finf_core.spec import ModelSpec
 from finf_core.updates import MirroredUpdate
 from tasks.checkpoint import LoadedModel, load_model
 from tasks.encode import encode_query, encode_rows
+from tasks.queries import Query
 from tasks.update_store import UpdateReader, publish_update, read_update
 
 
@@ -32,7 +33,7 @@ SPEC = ModelSpec(path="unused")
 def test_the_tokens_of_the_target_count_and_no_others(
     model: LoadedModel, context: str, target: str, counted: str
 ) -> None:
-    [window] = encode_query(model, SPEC, context, target)
+    [window] = encode_query(model, SPEC, Query("q", context, target))
     labels = window.labels[window.labels != IGNORE_INDEX]
     assert model.tokenizer.decode(labels) == counted
     [whole] = encode_rows(model, SPEC, [context + target])[0]
@@ -43,7 +44,7 @@ def test_a_token_that_reaches_into_the_target_counts_whole(model: LoadedModel) -
     text = "alpha beta river"
     *_, (start, end) = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     assert end - start >= 2
-    [window] = encode_query(model, SPEC, text[: end - 1], text[end - 1 :])
+    [window] = encode_query(model, SPEC, Query("q", text[: end - 1], text[end - 1 :]))
     assert model.tokenizer.decode(window.labels[window.labels != IGNORE_INDEX]) == text[start:end]
 
 

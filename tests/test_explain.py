@@ -13,7 +13,7 @@ from test_shard_scorer import score_everything
 from finf_core.alignment import SharedSpan
 from finf_core.spec import CorpusSpec, ScanSpec, StrategySpec
 from tasks import storage
-from tasks.encode import RowTokens
+from tasks.encode import RowTokens, ShownTokens
 from tasks.explain import MARGIN, MOST_CHARACTERS, Part, explain_part, part_to_show
 from tasks.job import ScanJob
 from tasks.publish_report import build_report
@@ -100,7 +100,7 @@ def test_the_part_that_matters_is_shown_with_a_margin_and_never_past_the_end() -
 
 
 def test_spans_and_tokens_are_cut_at_the_ends_of_the_part() -> None:
-    row = RowTokens("abcdefghij", np.arange(5), np.array([0, 2, 4, 8, 10]))
+    row = ShownTokens("abcdefghij", RowTokens(np.arange(5)), np.array([0, 2, 4, 8, 10]))
     ratio_T = np.array([np.nan, 0.1, 0.2, 0.3, np.inf])
     spans = [SharedSpan(0, 2, 0, 2), SharedSpan(4, 9, 4, 9)]
     found = explain_part(row, ratio_T, spans, Part(3, 9))

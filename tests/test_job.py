@@ -48,6 +48,9 @@ def changed_products(**changes: object) -> set[str]:
         ({"model": ModelSpec(path="m", context_tokens=8)}, set(PRODUCTS)),
         ({"corpus": CorpusSpec(path="c", text_column="body")}, set(PRODUCTS)),
         ({"corpus": CorpusSpec(path="c", tokens_column="ids")}, set(PRODUCTS)),
+        ({"corpus": CorpusSpec(path="c", messages_column="ids")}, set(PRODUCTS)),
+        ({"corpus": CorpusSpec(path="c", text_template="{ids}")}, set(PRODUCTS)),
+        ({"model": ModelSpec(path="m", chat_template="plain")}, set(PRODUCTS)),
         ({"model_digest": "other"}, set(PRODUCTS)),
     ],
 )

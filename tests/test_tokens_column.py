@@ -132,7 +132,7 @@ def test_the_checks_and_the_curvature_read_tokens_too(
     checks, samples = [], []
     for spec in (text_spec, with_tokens(text_spec, lists)):
         spec = dataclasses.replace(spec, update=update)
-        job = resolve_inputs(spec, scan_example.run_options(str(tmp_path / spec.corpus.content_column)))
+        job = resolve_inputs(spec, scan_example.run_options(str(tmp_path / spec.corpus.content[0])))
         scorer, unit = ShardScorer(job), next(planned_units(job))
         checks.append(dataclasses.replace(scorer.check_model(unit), seconds=0.0))
         samples.append(scorer.fit_curvature(job).num_tokens)

@@ -15,6 +15,7 @@ from finf_core.ratio_histogram import EDGES
 from finf_core.scores import Floats
 from finf_core.top_k import top_rows
 from tasks import storage
+from tasks.checkpoint import load_chat
 from tasks.corpus import plan_units, read_unit, shards_from_table
 from tasks.evaluation.given_truth import RowKey, TrueRows, is_by_place, row_key
 from tasks.evaluation.lexical_baselines import LEXICAL
@@ -96,8 +97,9 @@ def calibrate(run_uri: str, true_rows: TrueRows) -> list[dict[str, Any]]:
 
 
 def _rows(job: ScanJob, by_place: bool) -> Iterator[tuple[RowKey, str]]:
+    chat = load_chat(job.spec)
     for unit in plan_units(shards_from_table(storage.read_table(job.shards_uri))):
-        for rows in read_unit(unit, job.spec.corpus):
+        for rows in read_unit(unit, job.spec.corpus, chat):
             for row in rows:
                 key = row_key({"document_id": row.document_id, "shard": unit.shard, "row": row.row}, by_place)
                 if key is not None:

@@ -1,0 +1,76 @@
+"""Chats written by the tokenizer's own chat template: a Jinja template of the checkpoint, run in a sandbox."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+
+from finf_core.chat import Chat, ChatText, Message, PlainChat, Span
+from finf_core.errors import InputError
+from finf_core.spec import ChatTemplate, LossOn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MARKS_ASSISTANT = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class TokenizerChat:
+    """As `tokenizer.apply_chat_template` writes it, with the characters that its `generation` blocks enclose."""
+
+    has_special_tokens = True
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        self.tokenizer = tokenizer
+
+    @property
+    def marks_assistant(self) -> bool:
+        return bool(MARKS_ASSISTANT.search(self.tokenizer.get_chat_template()))
+
+    def check(self, loss_on: LossOn) -> None:
+        """Raises InputError: no template, or one that does not mark what the assistant says where that is wanted."""
+        if not self.tokenizer.chat_template:
+            raise InputError("the tokenizer has no chat template; set model.chat_template = 'plain'")
+        if loss_on == "assistant" and not self.marks_assistant:
+            raise InputError(
+                "corpus.loss_on = 'assistant': the tokenizer's chat template does not mark what the assistant says "
+                "({% generation %}); use one that does, or model.chat_template = 'plain'"
+            )
+
+    def write(self, messages: Sequence[Message], find_assistant: bool) -> ChatText:
+        """Raises InputError: the template refuses these messages."""
+        texts, spans = self._render(messages, return_assistant_tokens_mask=find_assistant)
+        return ChatText(texts[0], tuple(spans[0]) if find_assistant else None)
+
+    def split(self, messages: Sequence[Message]) -> tuple[str, str]:
+        """By the template's marks, or else where the prompt for an answer ends.
+
+        Raises:
+            InputError: the template refuses these messages, or writes them otherwise once they are answered.
+        """
+        text, spans = self.write(messages, self.marks_assistant)
+        if spans:
+            start, stop = spans[-1]
+            return text[:start], text[start:stop]
+        prompt = self._render(messages[:-1], add_generation_prompt=True)[0][0]
+        if not text.startswith(prompt):
+            raise InputError("the chat template writes a question otherwise once it is answered")
+        return prompt, text[len(prompt) :]
+
+    def _render(self, messages: Sequence[Message], **options: Any) -> tuple[list[str], list[list[Span]]]:
+        """What `apply_chat_template` itself calls; it does not return a text and where the assistant speaks in it."""
+        from transformers.utils import chat_template_utils
+
+        render: Any = chat_template_utils.render_jinja_template
+        chat = [message._asdict() for message in messages]
+        options |= {"chat_template": self.tokenizer.get_chat_template()} | self.tokenizer.special_tokens_map
+        try:
+            texts, spans = render([chat], **options)
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+            raise InputError(f"the chat template refuses the messages: {str(error).splitlines()[0]}") from error
+        return texts, spans
+
+
+def chat_of(kind: ChatTemplate, tokenizer: "PreTrainedTokenizerBase") -> Chat:
+    return PlainChat() if kind == "plain" else TokenizerChat(tokenizer)
