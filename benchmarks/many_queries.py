@@ -38,6 +38,7 @@ from tasks.checkpoint import LoadedModel, load_model
 from tasks.choose_strategy import choose_strategy_for, measure_passes, read_strategy
 from tasks.config import load_config
 from tasks.corpus import list_shards, plan_units, read_unit
+from tasks.count_words import count_corpus_words
 from tasks.demo.corpus import read_demo_rows
 from tasks.demo.evaluate import grade_demo
 from tasks.encode import encode_corpus_rows, encode_query, encode_rows
@@ -92,6 +93,7 @@ def run_strategy(spec: ScanSpec, store: str) -> tuple[ScanJob, dict[str, float]]
     meter = Meter()
     timed("check model", lambda: check_model(job, pool))
     timed("fit curvature", lambda: fit_curvature(job, pool))
+    timed("count words", lambda: count_corpus_words(job, pool))
     timed("check precision", lambda: check_precision(job, pool))
     timed("choose strategy", lambda: choose_strategy_for(job, pool))
     job = settle(job)

@@ -131,7 +131,9 @@ class ScanJob:
     @property
     def evidence_fingerprint(self) -> str:
         """Of what is shown of listed rows."""
-        return fingerprint(["evidence", self.scores_fingerprint, self.spec.verdict.shared_from])
+        return fingerprint(
+            ["evidence", self.scores_fingerprint, self.spec.corpus.labels, self.spec.verdict.shared_from]
+        )
 
     @property
     def evidence_uri(self) -> str:
@@ -189,4 +191,4 @@ class ScanJob:
         return replace(self.spec.model, path=self.model_digest, digest=None)  # what it holds, not where it lies
 
     def _corpus(self) -> Any:
-        return replace(self.spec.corpus, path="")
+        return replace(self.spec.corpus, path="", source_column=None, date_column=None)  # what scores depend on
