@@ -93,8 +93,7 @@ def run_strategy(spec: ScanSpec, store: str) -> tuple[ScanJob, dict[str, float]]
     meter = Meter()
     timed("check model", lambda: check_model(job, pool))
     timed("fit curvature", lambda: fit_curvature(job, pool))
-    if spec.rank.lexical_k:
-        timed("count words", lambda: count_corpus_words(job, pool))
+    timed("count words", lambda: count_corpus_words(job, pool))
     timed("check precision", lambda: check_precision(job, pool))
     timed("choose strategy", lambda: choose_strategy_for(job, pool))
     job = settle(job)

@@ -65,6 +65,8 @@ class CorpusSpec:
     text_template: str | None = None  # text from several columns: "{question}\n{answer}"
     loss_on: LossOn = "all"  # of chats: every token counts, or only what the assistant says
     id_column: str | None = None
+    source_column: str | None = None  # where a row comes from: leaks are counted by it
+    date_column: str | None = None  # from when
     on_bad_row: OnBadRow = "fail"  # null or empty text or tokens: stop and name it, or skip, count and name it
 
     def __post_init__(self) -> None:
@@ -79,6 +81,12 @@ class CorpusSpec:
             self.text_template is None or bool(_columns_of(self.text_template, "corpus.text_template")),
             f"corpus.text_template: {self.text_template!r} names no column; write them in braces: {{question}}",
         )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Key of this spec -> column, of those that say what a row is."""
+        named = {key: getattr(self, key) for key in ("id_column", "source_column", "date_column")}
+        return {key: column for key, column in named.items() if column}
 
     @property
     def content(self) -> tuple[str, str]:

@@ -21,6 +21,8 @@ text_column = "text"               # a field of a struct: "meta.body.text". Or o
 # messages_column = "messages"     # chats: lists of {role, content} or {from, value}
 # loss_on = "assistant"            # of chats: only what the assistant says counts
 # id_column = "document_id"        # default: the row number
+# source_column = "meta.source"    # the report counts leaks by source, and by date
+# date_column = "meta.date"
 # on_bad_row = "skip"              # null or empty text: default "fail"; "skip" counts and names such rows
 
 [queries]

@@ -64,6 +64,8 @@ class CorpusRow:
     flaw: str | None = None  # why it cannot be scored
     counted: tuple[Span, ...] | None = None  # characters that count in the loss; None: all
     has_special_tokens: bool = False  # those that belong there: the tokenizer adds none
+    source: str | None = None
+    date: str | None = None
 
 
 def list_shards(corpus: CorpusSpec) -> list[Shard]:
@@ -106,17 +108,25 @@ def read_unit(unit: Unit, corpus: CorpusSpec, chat: Chat | None = None) -> Itera
     Args:
         chat: how chats become text; a corpus of chats needs it.
     """
-    columns = [*content_columns(corpus), *([corpus.id_column] if corpus.id_column else [])]
+    columns = list(dict.fromkeys([*content_columns(corpus), *corpus.labels.values()]))
     with storage.open_parquet(unit.shard) as file:
         first_row = unit.first_row
         for group in range(unit.first_group, unit.stop_group):
             table = storage.read_row_group(file, group, columns, unit.shard)
-            names = take_column(table, corpus.id_column).to_pylist() if corpus.id_column else itertools.count(first_row)
+            contents = read_contents(table, corpus, chat)
+            labels = zip(*(_labels(table, name) for name in (corpus.source_column, corpus.date_column)), strict=True)
+            names = _labels(table, corpus.id_column) if corpus.id_column else map(str, itertools.count(first_row))
             yield [
-                CorpusRow(first_row + index, "" if name is None else str(name), *content)
-                for index, (name, content) in enumerate(zip(names, read_contents(table, corpus, chat), strict=False))
+                CorpusRow(first_row + index, name or "", *content, *label)
+                for index, (name, content, label) in enumerate(zip(names, contents, labels, strict=False))
             ]
             first_row += len(table)
+
+
+def _labels(table: pa.Table, column: str | None) -> list[str | None]:
+    if column is None:
+        return [None] * len(table)
+    return [None if value is None else str(value) for value in take_column(table, column).to_pylist()]
 
 
 def _read_footer(item: storage.StoredObject, corpus: CorpusSpec) -> Shard:

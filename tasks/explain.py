@@ -28,6 +28,7 @@ from tasks.shown_rows import shown_bundles
 from tasks.update_store import UpdateReader
 
 MOST_CHARACTERS = 1500  # of a row
+DAY = len("2026-11-26")
 MARGIN = 150  # characters before the part that matters
 
 SCHEMA = pa.schema(
@@ -36,6 +37,8 @@ SCHEMA = pa.schema(
         ("shard", pa.string()),
         ("row", pa.int64()),
         ("text", pa.string()),  # the part of the row that is shown
+        ("source", pa.string()),
+        ("date", pa.string()),  # its first ten characters: the day, of a timestamp
         ("first_character", pa.int64()),  # where it stands in the row
         ("num_characters", pa.int64()),  # of the row
         ("spans", pa.list_(pa.list_(pa.int64(), 4))),  # shared words: start and stop in the query's excerpt, in `text`
@@ -83,7 +86,7 @@ def _explain_query(
     update = updates.read(query.digest)
     changes = target_changes(model.adapter, windows, update, model.batch_tokens)
     excerpt = query_excerpt(query).text
-    for line, row, change_N in zip(lines, tokens, changes, strict=True):
+    for line, corpus_row, row, change_N in zip(lines, shown, tokens, changes, strict=True):
         spans = shared_spans(excerpt, row.text)
         target_N = row.tokens.target_places()
         ratio_T = np.full(len(row.end_T), np.nan)
@@ -91,6 +94,7 @@ def _explain_query(
         is_copy = bool(spans) and line["shared"] is not None and line["shared"] >= job.spec.verdict.shared_from
         focus = _ends_of(spans) if is_copy else _best_part(row, target_N, best_span(change_N, update.num_targets))
         place = {name: line[name] for name in ("query_id", "shard", "row")}
+        place |= {"source": corpus_row.source, "date": corpus_row.date and corpus_row.date[:DAY]}
         yield place | explain_part(row, ratio_T, spans, part_to_show(focus, len(row.text)))
 
 

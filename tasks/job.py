@@ -148,7 +148,8 @@ class ScanJob:
     @property
     def evidence_fingerprint(self) -> str:
         """Of what is shown of listed rows."""
-        return fingerprint(["evidence", self.scores_fingerprint, self.queries_digest, self.spec.verdict.shared_from])
+        shown = [self.queries_digest, self.spec.corpus.labels, self.spec.verdict.shared_from]
+        return fingerprint(["evidence", self.scores_fingerprint, *shown])
 
     @property
     def evidence_uri(self) -> str:
@@ -214,4 +215,5 @@ class ScanJob:
         return self.shards_digest if self.sample_digest is None else self.sample_digest
 
     def _corpus(self) -> Any:
-        return replace(self.spec.corpus, path="", sample=None)
+        """What scores depend on."""
+        return replace(self.spec.corpus, path="", sample=None, source_column=None, date_column=None)

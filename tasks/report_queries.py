@@ -38,9 +38,9 @@ def query_sections(job: ScanJob, verdicts: Sequence[Mapping[str, Any]]) -> list[
 
 
 def places(sections: Sequence[Section], verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the hits lie: by shard."""
+    """Where the hits lie, by shard, source and date; those that are not shown count by shard only."""
     found: dict[str, Any] = {}
-    for key in ("shard",):
+    for key in ("shard", "source", "date"):
         counted = count_places(sections, verdict, key)
         found[key] = list(islice(counted, MOST_PLACES))
         found[f"{key}_more"] = sum(1 for _ in counted)
@@ -53,7 +53,8 @@ def _rows_of(job: ScanJob) -> dict[str, list[Section]]:
     rows_of: dict[str, list[Section]] = {}
     for row in storage.read_table(job.file("top.parquet")).to_pylist():
         query_id = row.pop("query_id")
-        row["evidence"] = evidence.get((query_id, row["shard"], row["row"]))
+        shown = evidence.get((query_id, row["shard"], row["row"]), {})
+        row |= {"source": shown.pop("source", None), "date": shown.pop("date", None), "evidence": shown or None}
         rows_of.setdefault(query_id, []).append(row)
     return rows_of
 

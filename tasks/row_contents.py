@@ -32,7 +32,7 @@ def check_columns(schema: pa.Schema, corpus: CorpusSpec, uri: str) -> None:
     """Raises InputError: a column is missing or holds something else; names file and column."""
     key, _ = corpus.content
     named = [(key, name) for name in content_columns(corpus)]
-    for of_key, name in [*named, *([("id_column", corpus.id_column)] if corpus.id_column else [])]:
+    for of_key, name in [*named, *corpus.labels.items()]:
         if find_column(schema, name) is None:
             there = ", ".join(column_names(schema))
             raise InputError(f"{uri}: no column {name!r} (corpus.{of_key}); the columns are {there}")

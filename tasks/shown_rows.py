@@ -4,10 +4,11 @@ shown.parquet, in the run's folder: query_id, shard, row, shared, and the unit t
 """
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from finf_core.spec import RankSpec
+from finf_core.spec import ScanSpec
 from finf_core.top_k import is_among_best
 from tasks import storage
 from tasks.actor_pool import ActorPool
@@ -17,7 +18,8 @@ from tasks.keep_rows import UNIT_FIELDS, with_units
 from tasks.progress import Meter
 from tasks.score_shards import planned_units
 
-ROWS_A_QUERY = 3  # by rank, and as many by their words; the best by mirror ratio beside them
+ROWS_A_QUERY = 3  # by rank, and as many by their words; beside them the best by mirror ratio, and every copy
+LEAST_SHARED = 1e-9  # any sequence of words
 MOST_ROWS = 3000  # in all: a report holds some 6 kB for each
 
 
@@ -34,13 +36,13 @@ def explain_rows(job: ScanJob, pool: ActorPool, meter: Meter) -> str:
 
 def publish_shown(job: ScanJob) -> None:
     verdicts = storage.read_table(job.file("queries.parquet"))
-    lines = choose_shown(storage.read_table(job.file("top.parquet")), verdicts, job.spec.rank)
+    lines = choose_shown(storage.read_table(job.file("top.parquet")), verdicts, job.spec)
     by_row = lines.sort_by([("shard", "ascending"), ("row", "ascending")])
     owned = with_units(by_row, planned_units(job)).sort_by([("order", "ascending"), ("rank", "ascending")])
     storage.publish_table(job.shown_uri, owned.select(["query_id", "shard", "row", "shared", *UNIT_FIELDS]))
 
 
-def choose_shown(top: pa.Table, verdicts: pa.Table, rank: RankSpec) -> pa.Table:
+def choose_shown(top: pa.Table, verdicts: pa.Table, spec: ScanSpec) -> pa.Table:
     """Lines of top.parquet, with the `order` of their query: leaked ones first, each group by its statistic.
 
     Args:
@@ -49,10 +51,16 @@ def choose_shown(top: pa.Table, verdicts: pa.Table, rank: RankSpec) -> pa.Table:
     asked = verdicts.filter(pc.invert(verdicts["is_control"]))
     asked = asked.sort_by([("leaked", "descending"), ("statistic", "descending"), ("query_id", "ascending")])
     order = pc.index_in(top["query_id"], value_set=asked["query_id"])
-    is_shown = is_among_best(top, "mirror_ratio", 1) | is_among_best(top, rank.by, ROWS_A_QUERY)
-    has_words = pc.greater(top["shared"], 0).fill_null(False).to_numpy()
-    is_shown |= has_words & is_among_best(top, "shared", ROWS_A_QUERY)
+    is_shown = is_among_best(top, "mirror_ratio", 1) | is_among_best(top, spec.rank.by, ROWS_A_QUERY)
+    is_shown |= _at_least(top["shared"], LEAST_SHARED) & is_among_best(top, "shared", ROWS_A_QUERY)
+    is_shown |= _at_least(top["shared"], spec.verdict.shared_from)
+    is_shown |= _at_least(top["mirror_ratio"], spec.verdict.copied_from)
     shown = top.append_column("order", order).filter(pa.array(is_shown & order.is_valid().to_numpy()))
     counts = np.bincount(shown["order"].to_numpy(), minlength=len(asked))
     num_queries = int(np.searchsorted(np.cumsum(counts), MOST_ROWS, side="right"))
     return shown.filter(pc.less(shown["order"], num_queries))
+
+
+def _at_least(values: pa.ChunkedArray, limit: float) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = pc.greater_equal(values, limit).fill_null(False).to_numpy()
+    return found

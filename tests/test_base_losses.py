@@ -43,6 +43,7 @@ class Run:
         given = dataclasses.replace(scan_example.run_options(str(store)), **options)
         self.job = settle(resolve_inputs(spec, given))
         self.scorer = ShardScorer(self.job)
+        self.scorer.count_words(self.job)
         for query in read_queries(self.job.queries_uri):
             self.scorer.solve_update(query)
         self.num_windows, self.num_tokenised = 0, 0

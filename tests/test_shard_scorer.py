@@ -229,6 +229,7 @@ def test_a_loss_that_is_not_finite_is_named_and_never_ranks(tiny_checkpoint: Pat
         scan_example.run_options(str(tmp_path / "store")),
     )
     scorer = ShardScorer(job)
+    scorer.count_words(job)
     for query in read_queries(job.queries_uri):
         scorer.solve_update(query)
     river = scorer.model.tokenizer(" river", add_special_tokens=False)["input_ids"][0]

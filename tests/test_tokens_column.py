@@ -34,6 +34,7 @@ def score(spec: ScanSpec, store: Path) -> tuple[ScanJob, UnitReceipt]:
     """Every unit, without the checks before it; the receipts added up."""
     job = resolve_inputs(spec, scan_example.run_options(str(store)))
     scorer = ShardScorer(job)
+    scorer.count_words(job)
     for query in read_queries(job.queries_uri):
         scorer.solve_update(query)
     return job, UnitReceipt.total([scorer.score(unit) for unit in planned_units(job)], 0.0)
