@@ -42,12 +42,12 @@ from flows.progress_bar import ProgressBar
 from tasks import storage
 from tasks.actor_pool import ActorPool, PoolOptions
 from tasks.aggregate import aggregate
-from tasks.corpus import Unit
 from tasks.demo.train import TrainSettings, train_model
 from tasks.job import ScanJob
 from tasks.options import RunOptions
 from tasks.progress import Meter
 from tasks.queries import read_queries
+from tasks.query_sets import Share, queries_of_set
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import pending_units, score_shards
 from tasks.unit_result import UnitReceipt, publish_unit
@@ -88,7 +88,8 @@ class ReadyScorer:
 
     def __init__(self, job: ScanJob) -> None:
         self.job = job
-        self.query_ids = [query.query_id for query in read_queries(job.queries_uri)]
+        queries = queries_of_set(job, read_queries(job.queries_uri), job.set_digest)
+        self.query_ids = [query.query_id for query in queries]
 
     def ping(self) -> str:
         return "ready"
@@ -96,7 +97,8 @@ class ReadyScorer:
     def process(self, _: int) -> int:
         return os.getpid()
 
-    def score(self, unit: Unit) -> UnitReceipt:
+    def score_share(self, share: Share) -> UnitReceipt:
+        unit = share.unit
         started, name = time.monotonic(), self.job.score_name(unit)
         numbers = np.random.default_rng(int(name[:8], 16))
         num = unit.num_rows * len(self.query_ids)
@@ -106,7 +108,9 @@ class ReadyScorer:
         columns |= {"document_id": [unit.etag] * num, "text_excerpt": ["def a_function_of_the_corpus():\n"] * num}
         counts_QK = np.full((len(self.query_ids), NUM_BINS + 2), unit.num_rows)
         receipt = UnitReceipt(unit.num_rows, 60 * unit.num_rows, 50 * unit.num_rows, time.monotonic() - started)
-        publish_unit(self.job.score_uri(unit), self.query_ids, pa.table(columns, schema=CANDIDATES), counts_QK, receipt)
+        ratio_RQ = columns["row_ratio"].reshape(len(self.query_ids), -1).T
+        table = pa.table(columns, schema=CANDIDATES)
+        publish_unit(self.job.score_uri(unit), self.query_ids, table, counts_QK, receipt, ratio_RQ)
         return UnitReceipt(receipt.num_rows, receipt.num_tokens, receipt.num_targets, time.monotonic() - started)
 
 

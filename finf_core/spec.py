@@ -58,6 +58,7 @@ class CorpusSpec:
     """Parquet shards: one object, a folder, or a pattern such as `s3://bucket/corpus/*.parquet`."""
 
     path: str
+    sample: str | None = None  # shards that curvature, precision and strategy are taken on; None: the corpus
     text_column: str = TEXT_COLUMN  # columns may be fields of structs: "meta.text"
     tokens_column: str | None = None  # lists of token ids instead of text: taken as they are, special tokens included
     messages_column: str | None = None  # chats instead of text: lists of {role, content} or {from, value}

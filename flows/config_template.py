@@ -13,6 +13,8 @@ path = "path/to/checkpoint"        # Hugging Face folder with safetensors; a fol
 
 [corpus]
 path = "s3://bucket/corpus/*.parquet"
+# sample = "s3://bucket/first/*"   # of a corpus that grows: shards that stay, on which all is fitted that scores hang
+                                   # on, so that a new shard does not have the old ones scored again (docs/NIGHTS.md)
 text_column = "text"               # a field of a struct: "meta.body.text". Or one of these (docs/CORPUS.md):
 # text_template = "{q}\\n{a}"       # text from several columns
 # tokens_column = "input_ids"      # lists of token ids of this model's tokenizer

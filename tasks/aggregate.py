@@ -15,6 +15,7 @@ from finf_core.verdict import Null, Statistics, decide
 from tasks import storage
 from tasks.bundles import read_kept
 from tasks.job import ScanJob
+from tasks.joined_scores import JoinedUnit, compare_with_others, joined_units
 from tasks.merge_units import MergedUnits, merge_units
 from tasks.queries import Query, read_queries
 from tasks.rankers import group_columns
@@ -44,6 +45,8 @@ def aggregate(job: ScanJob) -> str:
     if job.has_first_pass:
         best, kept_seconds = read_kept(job)
         counts_QK = counts_QK[_first_column(job, queries)]
+    elif not job.is_one_set:
+        best = compare_with_others(job, best)
     top = best.add_column(1, "rank", pa.array(ranks(best["query_id"])))
     storage.publish_table(job.file("top.parquet"), top)
     verdicts, null = _verdicts(job, queries, best, counts_QK)
@@ -56,6 +59,8 @@ def aggregate(job: ScanJob) -> str:
 def merge_scores(job: ScanJob, rank: RankSpec | None) -> MergedUnits:
     """All units of the pass over the corpus; with a rank, their best rows too."""
     queries = read_queries(job.queries_uri)
+    if not job.is_one_set:
+        return merge_units(joined_units(job), len(queries), rank, NAMED_SKIPPED_ROWS, JoinedUnit.read)
     columns = group_columns(job, queries) if job.has_first_pass else queries
     folder, fingerprint = job.scores_uri, job.scores_fingerprint
     uris = (storage.join(folder, unit.name(fingerprint)) for unit in planned_units(job))

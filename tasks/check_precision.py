@@ -1,13 +1,14 @@
 """Before a run is paid for: does the signal of the updates stand out from rounding, and what if it does not?"""
 
 import json
-import random
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 
 from pydantic import TypeAdapter
 
 from finf_core.curvature import Curvature
+from finf_core.fingerprint import fingerprint
 from finf_core.precision import Precision, Trial, choose_precision
 from tasks import storage
 from tasks.actor_pool import ActorPool
@@ -16,8 +17,8 @@ from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
 from tasks.encode import encode_corpus_rows, encode_query
 from tasks.job import ScanJob
-from tasks.queries import read_queries
-from tasks.score_shards import planned_units
+from tasks.queries import Query, read_queries
+from tasks.score_shards import sample_units
 
 SAMPLE_ROWS, SAMPLE_QUERIES = 32, 4
 MOST_SHOWN = 1e6
@@ -37,7 +38,7 @@ def check_precision(job: ScanJob, pool: ActorPool) -> str:
     Raises:
         InputError: nothing that was tried reaches `update.least_signal`.
     """
-    list(pool.map("check_precision", [next(planned_units(job))]))
+    list(pool.map("check_precision", [next(sample_units(job))]))
     return job.precision_uri
 
 
@@ -49,13 +50,17 @@ def check_precision_on_rows(
     rows = list(islice(chain.from_iterable(read_unit(unit, spec.corpus, model.chat)), SAMPLE_ROWS))
     good, _ = sort_out_bad_rows(rows, unit.shard, spec.corpus)
     windows = encode_corpus_rows(model, spec.model, good, unit.shard)
-    queries = read_queries(job.queries_uri)
-    sample = random.Random(spec.update.seed).sample(queries, min(SAMPLE_QUERIES, len(queries)))
+    sample = draw_queries(read_queries(job.queries_uri), spec.update.seed)
     encoded = [encode_query(model, spec.model, query) for query in sample]
     precision, trials = choose_precision(model.adapter, windows, encoded, spec.update, curvature, model.batch_tokens)
     check = PrecisionCheck(precision, tuple(trials))
     storage.publish_bytes(job.precision_uri, json.dumps(asdict(check)).encode())
     return check
+
+
+def draw_queries(queries: Sequence[Query], seed: int) -> list[Query]:
+    """A few, by a hash of their texts: one query more or less hardly changes which."""
+    return sorted(queries, key=lambda query: fingerprint([seed, query.digest]))[:SAMPLE_QUERIES]
 
 
 def read_precision_check(job: ScanJob) -> PrecisionCheck:

@@ -31,7 +31,7 @@ from tasks.corpus import Unit, read_unit
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
 from tasks.queries import read_queries
-from tasks.score_shards import planned_units
+from tasks.score_shards import planned_units, sample_units
 
 SAMPLE_ROWS = 128
 
@@ -58,7 +58,7 @@ class PassCosts:
 
 def choose_strategy_for(job: ScanJob, pool: ActorPool) -> str:
     """Have one actor count on the first unit and publish the choice; returns its URI."""
-    list(pool.map("choose_strategy", [next(planned_units(job))]))
+    list(pool.map("choose_strategy", [next(sample_units(job))]))
     return job.strategy_uri
 
 
@@ -66,14 +66,22 @@ def choose_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> Strategy:
     """On the actor: count what passes cost on the first rows of a unit; publishes the choice."""
     num_queries = len(read_queries(job.queries_uri))
     costs = measure_passes(model, job, [unit], num_queries)
-    num_rows = sum(unit.num_rows for unit in planned_units(job))
-    strategy = choose_strategy(job.spec.strategy, counts_of(job, costs, num_rows, num_queries))
+    sample_rows, num_rows = (sum(unit.num_rows for unit in units(job)) for units in (sample_units, planned_units))
+    strategy = choose_by_sample(job, costs, sample_rows, num_rows, num_queries)
     storage.publish_bytes(job.strategy_uri, json.dumps(asdict(strategy)).encode())
     return strategy
 
 
 def read_strategy(job: ScanJob) -> Strategy:
     return TypeAdapter(Strategy).validate_json(storage.read_bytes(job.strategy_uri))
+
+
+def choose_by_sample(job: ScanJob, costs: PassCosts, sample_rows: int, num_rows: int, num_queries: int) -> Strategy:
+    """The kind as for a corpus of the sample's size: it stays while the corpus grows. All else as for the corpus."""
+    asked, counts = job.spec.strategy, counts_of(job, costs, sample_rows, num_queries)
+    chosen = choose_strategy(asked, counts)
+    here = choose_strategy(replace(asked, kind=chosen.kind), counts_of(job, costs, num_rows, num_queries))
+    return replace(here, reason=chosen.reason)
 
 
 def counts_of(job: ScanJob, costs: PassCosts, num_rows: int, num_queries: int) -> Counts:

@@ -10,15 +10,15 @@ from torch import Tensor
 from finf_core.curvature import fit_curvature as fit_on_rows
 from finf_core.moving import moving_parameters
 from finf_core.windows import Window
-from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.adam_moments import read_adam_moments
 from tasks.bad_rows import sort_out_bad_rows
 from tasks.checkpoint import LoadedModel
-from tasks.corpus import CorpusRow, plan_units, read_unit, shards_from_table
+from tasks.corpus import CorpusRow, read_unit
 from tasks.curvature_store import CurvatureCost, is_complete, publish_cost, publish_curvature
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
+from tasks.score_shards import sample_units
 
 SAMPLE_UNITS = 64  # the sample is spread over at most this many units
 
@@ -81,7 +81,7 @@ def sample_corpus_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> Itera
     Yields:
         A shard and some of its rows, without those that are bad.
     """
-    units = list(plan_units(shards_from_table(storage.read_table(job.shards_uri))))
+    units = list(sample_units(job))
     drawn = random.Random(job.spec.update.seed).sample(units, min(SAMPLE_UNITS, len(units)))
     share = math.ceil(num_rows / len(drawn))
     for unit in drawn:

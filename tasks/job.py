@@ -5,7 +5,8 @@
 <store>/cache/words-<…>/             how common words are in that sample
 <store>/cache/updates-<…>/           one object per query
 <store>/cache/base-<…>/              one object per unit of work: its base losses, shared by runs
-<store>/cache/scores-<…>/            one object per unit of work; listing it tells what is done
+<store>/cache/sets-<…>/              which queries were scored together (tasks.query_sets)
+<store>/cache/scores-<…>/            one object per unit of work, of one set of queries; listing it tells what is done
 <store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
 <store>/cache/evidence-<…>/          what the report shows of the best rows, likewise
 """
@@ -32,13 +33,15 @@ class ScanJob:
     model_digest: str
     shards_digest: str
     queries_digest: str
+    set_digest: str = ""  # of the queries' texts alone (tasks.query_sets): what units are named by
+    sample_digest: str | None = None  # of corpus.sample
     optimizer_digest: str | None = None  # of update.optimizer_state
     precision: Precision | None = None  # chosen before scoring (tasks.check_precision); not part of the run's identity
     strategy: StrategySpec | None = None  # likewise (tasks.choose_strategy); its kind is not "auto"
 
     @property
     def fingerprint(self) -> str:
-        digests = [self.model_digest, self.shards_digest, self.queries_digest]
+        digests = [self.model_digest, self.shards_digest, self.queries_digest, self.sample_digest]
         return fingerprint([SCORING_VERSION, self.spec, digests])
 
     @property
@@ -51,13 +54,13 @@ class ScanJob:
         update = self.spec.update
         if update.optimizer_state is not None:
             return fingerprint([SCORING_VERSION, self._model(), update.moves, self.optimizer_digest])
-        sample = [update.curvature_rows, update.curvature_labels, update.seed, self.shards_digest, self._corpus()]
+        sample = [update.curvature_rows, update.curvature_labels, update.seed, self._sample(), self._corpus()]
         return fingerprint([SCORING_VERSION, self._model(), update.kind, update.moves, update.embeddings, sample])
 
     @property
     def words_fingerprint(self) -> str:
         tokenizer = None if self.spec.corpus.tokens_column is None else self.model_digest  # its ids are made words
-        return fingerprint([SCORING_VERSION, self.spec.update.seed, self.shards_digest, self._corpus(), tokenizer])
+        return fingerprint([SCORING_VERSION, self.spec.update.seed, self._sample(), self._corpus(), tokenizer])
 
     @property
     def updates_fingerprint(self) -> str:
@@ -79,9 +82,19 @@ class ScanJob:
 
     @property
     def scores_fingerprint(self) -> str:
-        words = self.words_fingerprint if self.spec.rank.lexical_k else None
-        parts = [self.updates_fingerprint, self.queries_digest, self.spec.rank, self._corpus(), words]
+        parts = [self.sets_fingerprint, self.queries_digest if self.is_one_set else self.set_digest]
         return fingerprint([*parts, self.strategy] if self.has_first_pass else parts)
+
+    @property
+    def sets_fingerprint(self) -> str:
+        """Of whatever the scores of a set of queries depend on beside the set."""
+        words = self.words_fingerprint if self.spec.rank.lexical_k else None
+        return fingerprint([self.updates_fingerprint, self.spec.rank, self._corpus(), words])
+
+    @property
+    def is_one_set(self) -> bool:
+        """Whether a row is kept for one query by what it is for all others, so that none can be scored without them."""
+        return self.has_first_pass or self.spec.rank.by == "control_z"
 
     @property
     def has_first_pass(self) -> bool:
@@ -121,6 +134,10 @@ class ScanJob:
         return join(self.store, "cache", f"updates-{short(self.updates_fingerprint)}")
 
     @property
+    def sets_uri(self) -> str:
+        return join(self.store, "cache", f"sets-{short(self.sets_fingerprint)}")
+
+    @property
     def scores_uri(self) -> str:
         return join(self.store, "cache", f"scores-{short(self.scores_fingerprint)}")
 
@@ -131,9 +148,8 @@ class ScanJob:
     @property
     def evidence_fingerprint(self) -> str:
         """Of what is shown of listed rows."""
-        return fingerprint(
-            ["evidence", self.scores_fingerprint, self.spec.corpus.labels, self.spec.verdict.shared_from]
-        )
+        shown = [self.queries_digest, self.spec.corpus.labels, self.spec.verdict.shared_from]
+        return fingerprint(["evidence", self.scores_fingerprint, *shown])
 
     @property
     def evidence_uri(self) -> str:
@@ -146,6 +162,11 @@ class ScanJob:
     @property
     def shards_uri(self) -> str:
         return self.file("shards.parquet")
+
+    @property
+    def sample_uri(self) -> str:
+        """The shards of `corpus.sample`, or of the corpus."""
+        return self.shards_uri if self.sample_digest is None else self.file("sample.parquet")
 
     @property
     def queries_uri(self) -> str:
@@ -190,5 +211,9 @@ class ScanJob:
     def _model(self) -> Any:
         return replace(self.spec.model, path=self.model_digest, digest=None)  # what it holds, not where it lies
 
+    def _sample(self) -> str:
+        return self.shards_digest if self.sample_digest is None else self.sample_digest
+
     def _corpus(self) -> Any:
-        return replace(self.spec.corpus, path="", source_column=None, date_column=None)  # what scores depend on
+        """What scores depend on."""
+        return replace(self.spec.corpus, path="", sample=None, source_column=None, date_column=None)

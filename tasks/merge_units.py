@@ -5,9 +5,9 @@ the best rows so far are sorted again only when about as many new ones have come
 order of the units nor how they are grouped changes the result.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from finf_core.top_k import CANDIDATES, merge_top
 from tasks import storage
 from tasks.bounded_map import bounded_map
 from tasks.corpus import UNIT_ROWS
-from tasks.unit_result import HISTOGRAMS, UnitReceipt, join_unit_results
+from tasks.unit_result import CANDIDATES_TOO, HISTOGRAMS, UnitReceipt, join_unit_results
 
 READERS = 16  # most of their time is spent waiting for the store
 AHEAD_BYTES = 32 << 20  # at most, of units that are being read or wait for their merge
@@ -35,23 +35,30 @@ class MergedUnits:
     num_skipped: int  # `receipt.skipped` names the first of them only
 
 
-def merge_units(uris: Iterable[str], num_queries: int, rank: RankSpec | None, max_skipped: int) -> MergedUnits:
+def merge_units(
+    units: Iterable[Any],
+    num_queries: int,
+    rank: RankSpec | None,
+    max_skipped: int,
+    read: Callable[[Any, Sequence[str]], pa.Table] = storage.read_table,
+) -> MergedUnits:
     """Read and merge the objects of `tasks.unit_result.publish_unit`, all of the same queries in the same order.
 
     Args:
-        uris: a stream; pulled a little ahead of the merging.
+        units: a stream of URIs, or of what `read` takes; pulled a little ahead of the merging.
         rank: None: only histograms and receipts are wanted, so candidates are not even read.
         max_skipped: skipped rows to name; all are counted.
+        read: these columns of a unit.
     """
     nothing = UnitReceipt(0, 0, 0, 0.0)
     merged = MergedUnits(CANDIDATES.empty_table(), np.zeros((num_queries, NUM_BINS + 2), np.int64), nothing, 0)
     num_ahead = min(GROUP_UNITS, max(2, AHEAD_BYTES // max(1, _most_bytes(num_queries, rank))))
-    read = partial(storage.read_table, columns=HISTOGRAMS if rank is None else None)
+    columns = HISTOGRAMS if rank is None else CANDIDATES_TOO
     group: list[pa.Table] = []
     group_bytes = 0
-    for unit in bounded_map(read, uris, min(READERS, num_ahead), num_ahead):
-        group.append(unit)
-        group_bytes += unit.nbytes
+    for table in bounded_map(lambda unit: read(unit, columns), units, min(READERS, num_ahead), num_ahead):
+        group.append(table)
+        group_bytes += table.nbytes
         if len(group) == GROUP_UNITS or group_bytes > max(GROUP_BYTES, merged.best.nbytes):
             merged, group, group_bytes = _merge_group(merged, group, rank, max_skipped), [], 0
     merged = _merge_group(merged, group, rank, max_skipped) if group else merged

@@ -5,10 +5,10 @@ import random
 from dataclasses import dataclass
 
 from finf_core.spec import ScanSpec, StrategyKind
-from finf_core.strategy import StrategyCost, choose_strategy
+from finf_core.strategy import StrategyCost
 from tasks.bundles import BUNDLE_QUERIES
 from tasks.checkpoint import load_model
-from tasks.choose_strategy import PassCosts, counts_of, measure_passes
+from tasks.choose_strategy import PassCosts, choose_by_sample, measure_passes
 from tasks.corpus import plan_units
 from tasks.options import RunOptions
 from tasks.resolve_inputs import find_inputs
@@ -52,10 +52,11 @@ def plan_scan(spec: ScanSpec, options: RunOptions, price_per_hour: float | None 
     inputs = find_inputs(spec, options)
     units = list(plan_units(inputs.shards))
     model = load_model(spec.model, options.batch_tokens, options.compiled)
-    sample = random.Random(SAMPLE_SEED).sample(units, min(SAMPLE_UNITS, len(units)))
+    drawn_from = list(plan_units(inputs.sample))
+    sample = random.Random(SAMPLE_SEED).sample(drawn_from, min(SAMPLE_UNITS, len(drawn_from)))
     costs = measure_passes(model, inputs.job, sample, len(inputs.queries))
-    num_rows = sum(shard.num_rows for shard in inputs.shards)
-    strategy = choose_strategy(spec.strategy, counts_of(inputs.job, costs, num_rows, len(inputs.queries)))
+    sample_rows, num_rows = (sum(shard.num_rows for shard in shards) for shards in (inputs.sample, inputs.shards))
+    strategy = choose_by_sample(inputs.job, costs, sample_rows, num_rows, len(inputs.queries))
     scale = num_rows / costs.num_rows
     num_bytes = sum(shard.size_bytes for shard in inputs.shards)
     num_bundles = math.ceil(len(inputs.queries) / BUNDLE_QUERIES)  # each may read every unit again

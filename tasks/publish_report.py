@@ -44,6 +44,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     judged = storage.read_table(job.file("queries.parquet")).to_pylist()
     verdicts = [verdict for verdict in judged if not verdict["is_control"]]
     controls = [verdict for verdict in judged if verdict["is_control"]]
+    sample = job.spec.corpus.sample
     null = Null(**totals.pop("null"))
     section = _verdict_section(job, null, len(verdicts))
     sections = query_sections(job, verdicts)
@@ -78,6 +79,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
             "model": {"path": job.spec.model.path, "digest": job.model_digest},
             "queries": {"path": job.spec.queries.path, "digest": job.queries_digest},
             "corpus": {"path": job.spec.corpus.path, "digest": job.shards_digest},
+            **({} if sample is None else {"sample": {"path": sample, "digest": job.sample_digest}}),
         },
         "versions": {
             "python": platform.python_version(),

@@ -2,19 +2,20 @@
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from pydantic import TypeAdapter
 
 from finf_core.errors import CheckpointError, InputError
 from finf_core.fingerprint import digest_chunks, fingerprint
-from finf_core.spec import ScanSpec
+from finf_core.spec import CorpusSpec, ScanSpec
 from tasks import storage
 from tasks.checkpoint import digest_checkpoint, load_chat, local_checkpoint
 from tasks.corpus import Shard, list_shards, shards_table
 from tasks.job import ScanJob
 from tasks.options import RunOptions
 from tasks.queries import Query, load_queries, queries_table
+from tasks.query_sets import QuerySet
 
 JOB = "spec.json"
 MIN_QUERIES_FOR_Z = 3  # a query is measured against at least two others
@@ -26,6 +27,7 @@ class Inputs:
 
     job: ScanJob
     shards: list[Shard]
+    sample: list[Shard]  # of `corpus.sample`; without one, the shards
     queries: list[Query]
 
 
@@ -38,9 +40,9 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
     model_digest = digest_checkpoint(local_checkpoint(spec.model.path))
     if spec.model.digest not in (None, model_digest):
         raise CheckpointError(f"{spec.model.path}: its digest is {model_digest}, the config wants {spec.model.digest}")
-    shards, queries = list_shards(spec.corpus), load_queries(spec.queries, load_chat(spec))
-    if not any(shard.num_rows for shard in shards):
-        raise InputError(f"{spec.corpus.path}: no shard has any row")
+    place = spec.corpus.sample
+    shards, queries = _shards_with_rows(spec.corpus), load_queries(spec.queries, load_chat(spec))
+    sample = shards if place is None else _shards_with_rows(replace(spec.corpus, path=place))
     if spec.rank.by == "control_z" and len(queries) < MIN_QUERIES_FOR_Z:
         raise InputError(
             f"rank.by = 'control_z' wants {MIN_QUERIES_FOR_Z} queries, not {len(queries)}; use 'row_ratio'"
@@ -55,9 +57,18 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
         model_digest=model_digest,
         shards_digest=digest_shards(shards),
         queries_digest=fingerprint(queries),
+        set_digest=QuerySet.of(queries).digest,
+        sample_digest=None if place is None else digest_shards(sample),
         optimizer_digest=None if state is None else digest_chunks([storage.read_bytes(state)]),
     )
-    return Inputs(job, shards, queries)
+    return Inputs(job, shards, sample, queries)
+
+
+def _shards_with_rows(corpus: CorpusSpec) -> list[Shard]:
+    shards = list_shards(corpus)
+    if not any(shard.num_rows for shard in shards):
+        raise InputError(f"{corpus.path}: no shard has any row")
+    return shards
 
 
 def digest_shards(shards: Iterable[Shard]) -> str:
@@ -75,10 +86,12 @@ def _texts(shards: Iterable[Shard]) -> Iterator[bytes]:
 
 
 def resolve_inputs(spec: ScanSpec, options: RunOptions) -> ScanJob:
-    """Find the inputs and publish the run's record of them: shards.parquet, queries_in.parquet, spec.json."""
+    """Find the inputs and publish the run's record of them: shards, sample, queries_in and, last, spec.json."""
     inputs = find_inputs(spec, options)
     job = inputs.job
     storage.publish_table(job.shards_uri, shards_table(inputs.shards))
+    if spec.corpus.sample is not None:
+        storage.publish_table(job.sample_uri, shards_table(inputs.sample))
     storage.publish_table(job.queries_uri, queries_table(inputs.queries))
     storage.publish_bytes(job.file(JOB), json.dumps(asdict(job), indent=2).encode())
     return job

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow as pa
 from finf_core.curvature import Curvature, curvature_from_tensors, refine_if_asked
 from finf_core.lexical import LexicalIndex
 from finf_core.precision import widen
-from finf_core.scores import Ints
+from finf_core.scores import Floats, Ints
 from finf_core.spec import WITHOUT_CURVATURE
 from finf_core.strategy import Strategy
 from finf_core.top_k import merge_top
@@ -36,6 +37,7 @@ from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
 from tasks.project_updates import project_on_actor
 from tasks.queries import Query, read_queries
+from tasks.query_sets import Share, job_of_set, queries_of_set
 from tasks.rankers import Ranker, make_ranker
 from tasks.read_ahead import read_ahead
 from tasks.rescore import rescore_bundle
@@ -46,11 +48,19 @@ from tasks.unit_result import UnitReceipt, publish_unit
 from tasks.update_store import UpdateReader
 
 
+class Asked(NamedTuple):
+    """A set of queries, ready to be asked of any rows."""
+
+    ranker: Ranker
+    lexical: LexicalIndex | None
+
+
 class ShardScorer:
     """Everything that needs the model: the check, the factors, the updates and the scores."""
 
     def __init__(self, job: ScanJob) -> None:
         self.job = job
+        self.asked: dict[str, Asked] = {}  # by the digest of the set
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores are torch's
         self.model = load_model(job.spec.model, job.batch_tokens, job.compiled)
 
@@ -103,13 +113,12 @@ class ShardScorer:
     def queries(self) -> list[Query]:
         return read_queries(self.job.queries_uri)
 
-    @cached_property
-    def ranker(self) -> Ranker:
-        return make_ranker(self.model, self.settled, self.queries, self.updates)
-
-    @cached_property
-    def lexical(self) -> LexicalIndex | None:
-        return lexical_index(self.job, self.queries)
+    def _asked(self, set_digest: str) -> Asked:
+        if set_digest not in self.asked:
+            queries = queries_of_set(self.settled, self.queries, set_digest)
+            ranker = make_ranker(self.model, self.settled, queries, self.updates)
+            self.asked[set_digest] = Asked(ranker, lexical_index(self.job, queries))
+        return self.asked[set_digest]
 
     def rescore(self, bundle: Bundle) -> None:
         rescore_bundle(self.model, self.settled, bundle, self.updates)
@@ -118,38 +127,49 @@ class ShardScorer:
         explain_bundle(self.model, self.settled, bundle, self.updates)
 
     def score(self, unit: Unit) -> UnitReceipt:
-        """Rank every row of a unit for every query; publish its base losses, the best rows and the histogram."""
-        started = time.monotonic()
-        uri = base_uri(self.model, self.settled, unit, with_gradients=not self.ranker.uses_base)
-        cached = read_base(uri) if self.ranker.uses_base or self.job.cache_tokens else None
-        row_groups = prepare_row_groups(self.model, self.settled, unit, cached, self.lexical)
+        """All queries of the run on a unit."""
+        return self.score_share(Share(unit, self.settled.set_digest))
+
+    def score_share(self, share: Share) -> UnitReceipt:
+        """Rank every row of a unit for a set of queries; publish its base losses, the best rows and the histogram."""
+        started, unit, asked = time.monotonic(), share.unit, self._asked(share.set_digest)
+        ranker = asked.ranker
+        uri = base_uri(self.model, self.settled, unit, with_gradients=not ranker.uses_base)
+        cached = read_base(uri) if ranker.uses_base or self.job.cache_tokens else None
+        row_groups = prepare_row_groups(self.model, self.settled, unit, cached, asked.lexical)
         with read_ahead(row_groups, GROUPS_AHEAD) as groups:
-            blocks = [self._rank_row_group(unit.shard, group) for group in groups]
-        tables, counts, receipts, entries = zip(*blocks, strict=True)
+            blocks = [self._rank_row_group(ranker, unit.shard, group) for group in groups]
+        tables, counts, receipts, entries, ratios = zip(*blocks, strict=True)
         entry = join_entries(entries)
         if cached is None or not cached.holds(entry):
             publish_base(uri, entry)  # before the scores: a finished unit has its base losses
         receipt = UnitReceipt.total(receipts, time.monotonic() - started)
-        best = merge_top(tables, self.ranker.rank)
-        publish_unit(self.settled.score_uri(unit), self.ranker.columns, best, sum(counts), receipt)
+        uri = job_of_set(self.settled, share.set_digest).score_uri(unit)
+        best, ratio_RQ = merge_top(tables, ranker.rank), None
+        if not self.settled.is_one_set:
+            ratio_RQ = np.full((unit.num_rows, len(ranker.columns)), np.nan)
+            ratio_RQ[entry.row - unit.first_row] = np.concatenate(ratios)
+        publish_unit(uri, ranker.columns, best, sum(counts), receipt, ratio_RQ)
         return receipt
 
-    def _rank_row_group(self, shard: str, group: RowGroup) -> tuple[pa.Table, Ints, UnitReceipt, BaseEntry]:
-        ranked = self.ranker.rank_windows(group.windows, group.base, group.overlap)
+    def _rank_row_group(
+        self, ranker: Ranker, shard: str, group: RowGroup
+    ) -> tuple[pa.Table, Ints, UnitReceipt, BaseEntry, Floats]:
+        ranked = ranker.rank_windows(group.windows, group.base, group.overlap)
         skipped = group.skipped + self._unscored(shard, group.good, ranked.num_targets_R, ranked.not_finite)
         shards = [shard] * len(group.good)
         table = candidates_table(
             shards,
             group.good,
             ranked,
-            self.ranker.columns,
+            ranker.columns,
             self.model.tokenizer,
             with_excerpts=not self.settled.has_first_pass,  # then the rows that are kept are read again
         )
         receipt = UnitReceipt(group.num_rows, group.num_tokens, int(ranked.num_targets_R.sum()), 0.0, tuple(skipped))
         corpus = self.job.spec.corpus
         with_tokens = self.job.cache_tokens and corpus.tokens_column is None and corpus.loss_on == "all"
-        return table, ranked.counts_QK, receipt, group.base_entry(ranked, with_tokens)
+        return table, ranked.counts_QK, receipt, group.base_entry(ranked, with_tokens), ranked.row_ratio_RQ
 
     def _unscored(self, shard: str, rows: Sequence[CorpusRow], num_targets_R: Ints, not_finite: Ints) -> list[Skipped]:
         """Rows with text but without a score: nothing to predict, or a loss that is NaN or infinite."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, UpdateSpec
+from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, StrategySpec, UpdateSpec
 from tasks.corpus import Shard, Unit, plan_units
 from tasks.job import ScanJob
 
@@ -16,6 +16,7 @@ JOB = ScanJob(
     model_digest="model",
     shards_digest="shards",
     queries_digest="queries",
+    set_digest="texts",
 )
 PRODUCTS = ("curvature_uri", "updates_uri", "scores_uri", "run_uri")
 
@@ -37,7 +38,10 @@ def changed_products(**changes: object) -> set[str]:
         ({"model": ModelSpec(path="elsewhere")}, {"run_uri"}),
         ({"corpus": CorpusSpec(path="elsewhere")}, {"run_uri"}),
         ({"queries": QueriesSpec(path="elsewhere")}, {"run_uri"}),
-        ({"queries_digest": "other"}, {"run_uri", "scores_uri"}),
+        ({"queries_digest": "other"}, {"run_uri"}),  # other ids for the same texts
+        ({"queries_digest": "other", "set_digest": "other"}, {"run_uri", "scores_uri"}),
+        ({"corpus": CorpusSpec(path="c", sample="s"), "sample_digest": "shards"}, {"run_uri"}),
+        ({"corpus": CorpusSpec(path="c", sample="s"), "sample_digest": "other"}, set(PRODUCTS)),
         ({"rank": RankSpec(top_k=5)}, {"run_uri", "scores_uri"}),
         ({"update": UpdateSpec(move_nats=0.2)}, {"run_uri", "scores_uri", "updates_uri"}),
         ({"update": UpdateSpec(curvature_rows=5)}, set(PRODUCTS)),
@@ -52,6 +56,19 @@ def changed_products(**changes: object) -> set[str]:
 )
 def test_a_change_renames_what_it_changes_and_nothing_else(changes: dict[str, object], products: set[str]) -> None:
     assert changed_products(**changes) == products
+
+
+def test_with_a_sample_only_the_run_depends_on_the_shards_of_the_corpus() -> None:
+    sampled = dataclasses.replace(JOB, sample_digest="sample")
+    grown = dataclasses.replace(sampled, shards_digest="more shards")
+    assert {name for name in PRODUCTS if getattr(grown, name) != getattr(sampled, name)} == {"run_uri"}
+
+
+def test_where_rows_are_kept_for_what_they_are_to_all_queries_scores_hang_on_the_whole_list() -> None:
+    by_z = dataclasses.replace(JOB, spec=dataclasses.replace(JOB.spec, rank=RankSpec(by="control_z")))
+    one_pass = dataclasses.replace(JOB, strategy=StrategySpec(kind="one_pass"))
+    for job in (by_z, one_pass):
+        assert dataclasses.replace(job, queries_digest="other").scores_uri != job.scores_uri
 
 
 def test_an_update_without_curvature_does_not_depend_on_the_corpus() -> None:

@@ -21,6 +21,8 @@ from finf_core.scores import Floats
 from finf_core.scoring import score_rows
 from finf_core.spec import UpdateSpec
 from finf_core.updates import mirrored_update
+from tasks.check_precision import draw_queries
+from tasks.queries import Query
 
 ROWS = [cut(tiny_row(10, seed)) for seed in range(24)]
 QUERIES = [cut(tiny_row(11, seed)) for seed in (90, 91, 92)]
@@ -75,6 +77,19 @@ def test_an_update_finer_than_its_weights_is_never_scored_as_it_is(coarse: Causa
 def test_a_difference_that_the_spec_names_is_refused_when_noise_drowns_it(coarse: CausalLM) -> None:
     with pytest.raises(InputError, match=r"stand out from rounding.*forward"):
         choose(coarse, replace(SMALL, difference="forward"))
+
+
+def test_one_query_more_is_at_most_one_other_in_the_sample() -> None:
+    queries = [Query(str(number), "", f"text {number}") for number in range(40)]
+    before = {query.target for query in draw_queries(queries, seed=0)}
+    assert len(before) == 4
+    for number in range(100, 140):
+        new = Query("0", "", f"text {number}")
+        renamed = [replace(query, query_id=f"other {query.query_id}") for query in reversed(queries)]
+        after = {query.target for query in draw_queries([new, *renamed], seed=0)}
+        assert len(after) == 4
+        assert after - before <= {new.target}
+    assert {query.target for query in draw_queries(queries, seed=1)} != before
 
 
 def test_nothing_is_tried_but_what_the_spec_names() -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, StrategySpec
 from finf_core.strategy import Counts, Strategy, choose_strategy, group_queries, rows_to_keep, strategy_costs
+from tasks.choose_strategy import PassCosts, choose_by_sample
+from tasks.job import ScanJob
 
 HUMANEVAL = Counts(
     num_rows=1_000_000, num_queries=164, rows_per_query=20, per_query_equivalents=1.0, one_pass_equivalents=2.3
@@ -65,6 +67,19 @@ def test_as_many_rows_are_kept_as_cost_about_a_pass_and_no_fewer_than_are_listed
     assert kept == expected
     assert kept == 20 or 0.97 < 1.7 * kept * num_queries / num_rows < 1.24  # 1.1, give or take half a step
     assert rows_to_keep(StrategySpec(rescored_rows=3), 20, num_rows, num_queries) == 3
+
+
+def test_the_kind_stays_while_the_corpus_grows_and_the_rows_that_are_kept_do_not() -> None:
+    """Nine queries: of a small corpus, the rows that are listed anyway make one pass too dear."""
+    spec = ScanSpec(name="x", model=ModelSpec(path="m"), corpus=CorpusSpec(path="c"), queries=QueriesSpec(path="q"))
+    digests = {"model_digest": "m", "shards_digest": "s", "queries_digest": "q"}
+    job = ScanJob(spec=spec, store="store", batch_tokens=None, **digests)
+    costs = PassCosts(128, 5_000, 1e9, 1.0, per_query_flops=1e9, one_pass_flops=2.3e9)
+    alone = [choose_by_sample(job, costs, num_rows, num_rows, 9) for num_rows in (60, 60_000)]
+    assert [each.kind for each in alone] == ["every_query", "one_pass"]
+    sampled = choose_by_sample(job, costs, 60, 60_000, 9)
+    assert (sampled.kind, sampled.reason) == (alone[0].kind, alone[0].reason)
+    assert (sampled.spec.rescored_rows, sampled.costs) == (alone[1].spec.rescored_rows, alone[1].costs)
 
 
 def test_groups_are_never_chosen_unasked() -> None:
