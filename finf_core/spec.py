@@ -104,9 +104,7 @@ class QueriesSpec:
     path: str
     target: str = TARGET  # a template over the columns
     context: str = ""
-    messages_column: str | None = (
-        None  # chats instead: the assistant's last message is the target, the context all before
-    )
+    messages_column: str | None = None  # chats instead of templates: the assistant's last message is the target
     choices_column: str | None = None  # multiple choice: templates know {choices}, {answer}, {answer_label}
     answer_column: str | None = None  # its right choice: a number from 0, a label, or the text
     id_column: str | None = None  # None: the row number

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -24,15 +25,21 @@ class TokenizerChat:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self.tokenizer = tokenizer
 
+    @cached_property
+    def template(self) -> str:
+        """Raises InputError: the tokenizer has none."""
+        try:
+            return str(self.tokenizer.get_chat_template())
+        except ValueError as error:
+            raise InputError("the tokenizer has no chat template; set model.chat_template = 'plain'") from error
+
     @property
     def marks_assistant(self) -> bool:
-        return bool(MARKS_ASSISTANT.search(self.tokenizer.get_chat_template()))
+        return bool(MARKS_ASSISTANT.search(self.template))
 
     def check(self, loss_on: LossOn) -> None:
         """Raises InputError: no template, or one that does not mark what the assistant says where that is wanted."""
-        if not self.tokenizer.chat_template:
-            raise InputError("the tokenizer has no chat template; set model.chat_template = 'plain'")
-        if loss_on == "assistant" and not self.marks_assistant:
+        if not self.marks_assistant and loss_on == "assistant":
             raise InputError(
                 "corpus.loss_on = 'assistant': the tokenizer's chat template does not mark what the assistant says "
                 "({% generation %}); use one that does, or model.chat_template = 'plain'"
@@ -64,11 +71,12 @@ class TokenizerChat:
 
         render: Any = chat_template_utils.render_jinja_template
         chat = [message._asdict() for message in messages]
-        options |= {"chat_template": self.tokenizer.get_chat_template()} | self.tokenizer.special_tokens_map
+        options |= {"chat_template": self.template} | self.tokenizer.special_tokens_map
         try:
             texts, spans = render([chat], **options)
         except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            raise InputError(f"the chat template refuses the messages: {str(error).splitlines()[0]}") from error
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"the chat template refuses the messages: {reason}") from error
         return texts, spans
 
 

@@ -1,6 +1,7 @@
 """Checkpoints: a Hugging Face folder with safetensors, local, remote or in the hub's cache.
 
-Nothing is unpickled and no code from a checkpoint runs: weights come from safetensors only.
+Nothing is unpickled and no code from a checkpoint runs: weights come from safetensors only. A chat template is a
+program too; it runs where there are chats, in Jinja's sandbox (`tasks.chat_template`).
 """
 
 from collections.abc import Iterator

@@ -9,6 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from chat_tokenizers import MARKED, STRICT, UNMARKED, with_template
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from finf_core.chat import Message, PlainChat, read_messages, split_answer
 from finf_core.errors import InputError
@@ -17,7 +21,7 @@ from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, ScanSpec
 from tasks.chat_template import TokenizerChat
 from tasks.checkpoint import LoadedModel, load_chat, load_model
 from tasks.corpus import CorpusRow
-from tasks.encode import encode_query, tokens_of, windows_of
+from tasks.encode import encode_query, reaches_into, tokens_of, windows_of
 from tasks.queries import Query, load_queries
 
 CHAT = [
@@ -84,6 +88,19 @@ def test_every_window_of_a_long_chat_counts_only_what_the_assistant_says(tiny_ch
     assert len(windows) > 1
     labels = np.concatenate([window.labels for window in windows])
     assert labels[labels != IGNORE_INDEX].tolist() == tokens.ids[tokens.counts].tolist()
+
+
+def test_an_answer_that_ends_in_a_character_without_a_token_ends_there() -> None:
+    """`assistant_masks` of transformers 5.23 goes on to the end of the chat."""
+    words = Tokenizer(WordLevel({word: place for place, word in enumerate(["?", "red", "cat", "dog"])}, unk_token="?"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+    tokenizer.chat_template = MARKED.replace("{{ eos_token }}", "{{ '\n' }}").replace("{{ bos_token }}", "")
+    chat = [Message("user", "red"), Message("assistant", "cat"), Message("user", "dog")]
+    text, spans = TokenizerChat(tokenizer).write(chat, find_assistant=True)
+    encoded = tokenizer(text, return_offsets_mapping=True)
+    counts = reaches_into(np.asarray(encoded["offset_mapping"]), spans or ())
+    assert np.asarray(encoded["input_ids"])[counts].tolist() == [2]
 
 
 # ---- messages --------------------------------------------------------------------------------------------------------

@@ -135,6 +135,8 @@ def test_purify_names_the_leaked_row_and_writes_only_where_it_is_told_to(
 ) -> None:
     assert run(monkeypatch, "purify", finished_run, "--json") == 0
     assert [line["document_id"] for line in last_json(capsys)["removed"]] == ["doc-37"]
+    assert run(monkeypatch, "purify", finished_run, "--whole-documents", "--json") == 0
+    assert last_json(capsys)["rule"].endswith("and every other row of their documents")
     assert run(monkeypatch, "purify", finished_run, "--out", str(tmp_path / "clean")) == 0
     assert f"corpus: {tmp_path / 'clean'}" in capsys.readouterr().out
     assert storage.exists(str(tmp_path / "clean" / "manifest.json"))
