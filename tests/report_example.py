@@ -128,6 +128,8 @@ def with_text_everywhere(report: dict[str, Any], text: str) -> dict[str, Any]:
     def planted(value: Any, key: str = "") -> Any:
         if key == "evidence" and value is not None:
             return value | marks | {"text": text}
+        if isinstance(value, dict) and "num_hits" in value:
+            return value | {"name": f"folder/{text}"}  # the page shows a folder where names have one
         if isinstance(value, dict):
             return {name: planted(item, name) for name, item in value.items()}
         if isinstance(value, list):
@@ -241,8 +243,7 @@ def _summary(queries: list[dict[str, Any]], num_rows: int) -> dict[str, Any]:
         "num_queries": len(queries),
         "num_leaked": sum(query["leaked"] for query in queries),
         "outcomes": {
-            key: outcomes.count(key)
-            for key in ("copied_learned", "rephrased_learned", "copied_not_learned", "neither")
+            key: outcomes.count(key) for key in ("copied_learned", "rephrased_learned", "copied_not_learned", "neither")
         },
         "num_controls": 0,
         "num_shards": 8,

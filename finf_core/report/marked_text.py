@@ -7,7 +7,7 @@ spelt-out character is longer than itself. Marks may overlap, and may reach beyo
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
@@ -75,7 +75,7 @@ def _pieces(text: str, marks: Iterable[Mark]) -> Iterator[tuple[str, list[str], 
             changes[stop].append((-1, mark))
     depth: defaultdict[Mark, int] = defaultdict(int)
     cuts = sorted(changes)
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         for change, mark in changes[start]:
             depth[mark] += change
         over = [mark for mark, num in depth.items() if num]

@@ -52,9 +52,8 @@ def central_range(histogram: Histogram, share: float = HEAP_SHARE) -> tuple[floa
     rest = sum(counts) * (1 - share) / 2
     if not sum(counts):
         return None
-    low = _bins_within(counts, rest)
-    high = _bins_within(counts[::-1], rest)
-    return histogram.edges[max(0, low - 1)], histogram.edges[max(0, len(histogram.edges) - high)]
+    low, high = (max(1, _bins_within(each, rest)) for each in (counts, counts[::-1]))  # 1: the outermost edge
+    return histogram.edges[low - 1], histogram.edges[-high]
 
 
 def _bins_within(counts: Sequence[int], rest: float) -> int:

@@ -1,9 +1,9 @@
 """Where a row can be seen: its shard as a link, where a browser can follow one, and a command that prints the row."""
 
-import os
 import re
 import shlex
 from collections.abc import Iterable
+from itertools import takewhile
 from urllib.parse import quote
 
 _FOLLOWED = re.compile(r"(https?|file)://", re.IGNORECASE)
@@ -24,5 +24,5 @@ def row_command(shard: str, row: int) -> tuple[str, str, str]:
 
 def common_folder(names: Iterable[str]) -> str:
     """What all names begin with, up to a slash: said once, it need not be repeated."""
-    start = os.path.commonprefix(list(names))
-    return start[: start.rfind("/") + 1]
+    parts = zip(*(name.split("/")[:-1] for name in names), strict=False)
+    return "".join(f"{same[0]}/" for same in takewhile(lambda each: len(set(each)) == 1, parts))
