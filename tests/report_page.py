@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from finf_core.report.html import render_report
 
@@ -77,7 +77,7 @@ def open_everything(page: Page) -> None:
     """Every query, and then what is folded away in it."""
     for folded in ("tbody > tr details", "details"):
         page.eval_on_selector_all(folded, "all => all.forEach(details => { details.open = true })")
-        page.wait_for_function("!document.querySelector('details[open] > noscript')")
+        expect(page.locator("details[open] > noscript:not(:has(*))")).to_have_count(0)  # text no more
     page.eval_on_selector_all(".more", "all => all.forEach(box => { box.checked = true })")
 
 

@@ -12,10 +12,11 @@ def center_x(locator: Locator) -> float:
     return box["x"] + box["width"] / 2
 
 
-def test_hostile_text_is_shown_and_never_run(open_page: OpenPage) -> None:
+@pytest.mark.parametrize("script", [True, False])
+def test_hostile_text_is_shown_and_never_run(open_page: OpenPage, script: bool) -> None:
     report = example_report(num_queries=2, num_leaked=1, rows_per_query=4)
     report["skipped_rows"] = skipped_rows(2)
-    page = open_page(with_text_everywhere(report, HOSTILE))
+    page = open_page(with_text_everywhere(report, HOSTILE), script=script)
     open_everything(page)
     page.wait_for_timeout(100)
     assert page.evaluate("typeof window.pwned") == "undefined"
