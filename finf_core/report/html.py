@@ -63,6 +63,7 @@ def _context(report: Mapping[str, Any]) -> dict[str, Any]:
         "queries": queries,
         "headline": headline(report["summary"]),
         "next_steps": next_steps(report),
+        "has_evidence": any(row["evidence"] for query in queries for row in query["top"]),
         "places": list(_places(report["places"])),
         "chart": histogram_svg(histogram, threshold, maxima, of_controls),
         "strip_null": strip_null(histogram, of_controls, threshold),

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from finf_core.report.number_text import decimal_text
 from finf_core.report.visible import visible_markup
@@ -93,5 +93,5 @@ def _element(piece: str, kinds: Sequence[str], title: str) -> Markup:
     if not kinds:
         return visible_markup(piece)
     tag = "mark" if SHARED in kinds else "span"
-    attributes = f' class="{escape(" ".join(kinds))}"' + (f' title="{title}"' if title else "")
-    return Markup(f"<{tag}{attributes}>{visible_markup(piece)}</{tag}>")
+    attributes = Markup(' class="{}"').format(" ".join(kinds)) + (Markup(' title="{}"').format(title) if title else "")
+    return Markup("<{}{}>{}</{}>").format(tag, attributes, visible_markup(piece), tag)
