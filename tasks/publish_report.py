@@ -2,7 +2,6 @@
 
 import json
 import platform
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Any
 
 from finf_core.ratio_histogram import EDGES
 from finf_core.report.html import render_report
+from finf_core.report.outcomes import count_outcomes
 from finf_core.report.summary import render_junit, render_markdown
 from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE
 from finf_core.verdict import Null, verdict_note, verdict_rule
@@ -47,7 +47,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     sample = job.spec.corpus.sample
     null = Null(**totals.pop("null"))
     section = _verdict_section(job, null, len(verdicts))
-    sections = query_sections(job, verdicts)
+    sections = query_sections(job, verdicts, section)
     skipped = [dict(zip(("shard", "row", "reason"), item, strict=True)) for item in totals.pop("skipped_rows")]
     return {
         "kind": job.spec.kind,
@@ -59,7 +59,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
             "num_queries": len(verdicts),
             "num_leaked": sum(verdict["leaked"] for verdict in verdicts),
             "num_controls": len(controls),
-            "outcomes": dict(Counter(verdict["outcome"] for verdict in verdicts)),
+            "outcomes": count_outcomes([verdict["outcome"] for verdict in verdicts], bool(controls)),
             "seconds": sum(timing["seconds"] for timing in timings),
             "cost": _cost(job, totals),
             **totals,
@@ -68,7 +68,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
         "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]) | {"of": _counted(job)},
         "controls": [{key: each[key] for key in ("query_id", "statistic", "max_mirror_ratio")} for each in controls],
         "queries": sections,
-        "places": places(sections, section),
+        "places": places(job, sections, section),
         "skipped_rows": skipped,
         "precision": asdict(read_precision_check(job)),
         "strategy": asdict(read_strategy(job)),

@@ -6,8 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from finf_core.report.hits import count_places
+from finf_core.report.hits import count_places, is_copy
 from tasks import storage
+from tasks.corpus import shards_from_table
 from tasks.job import ScanJob
 from tasks.queries import query_excerpt, read_queries
 from tasks.shown_rows import shown_bundles
@@ -18,8 +19,10 @@ MOST_PLACES = 50
 Section = dict[str, Any]
 
 
-def query_sections(job: ScanJob, verdicts: Sequence[Mapping[str, Any]]) -> list[Section]:
-    """One for each query that is judged, in their order."""
+def query_sections(
+    job: ScanJob, verdicts: Sequence[Mapping[str, Any]], verdict_section: Mapping[str, Any]
+) -> list[Section]:
+    """One for each query that is judged, in their order; of its rows copies first, then those that are shown."""
     rows_of = _rows_of(job)
     excerpts = {query.query_id: query_excerpt(query) for query in read_queries(job.queries_uri)}
     return [
@@ -31,19 +34,26 @@ def query_sections(job: ScanJob, verdicts: Sequence[Mapping[str, Any]]) -> list[
             "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
             "moved_nats_per_target": verdict["moved_nats"],
             **{key: verdict[key] for key in JUDGED},
-            "top": rows_of.get(verdict["query_id"], []),
+            "top": sorted(
+                rows_of.get(verdict["query_id"], []),
+                key=lambda row: (not is_copy(row, verdict_section), row["evidence"] is None, row["rank"]),
+            ),
         }
         for verdict in verdicts
     ]
 
 
-def places(sections: Sequence[Section], verdict: Mapping[str, Any]) -> dict[str, Any]:
+def places(job: ScanJob, sections: Sequence[Section], verdict: Mapping[str, Any]) -> dict[str, Any]:
     """Where the hits lie, by shard, source and date; those that are not shown count by shard only."""
     found: dict[str, Any] = {}
     for key in ("shard", "source", "date"):
         counted = count_places(sections, verdict, key)
-        found[key] = list(islice(counted, MOST_PLACES))
+        found[key] = [place | {"num_rows": None} for place in islice(counted, MOST_PLACES)]
         found[f"{key}_more"] = sum(1 for _ in counted)
+    by_name = {place["name"]: place for place in found["shard"]}
+    for shard in shards_from_table(storage.read_table(job.shards_uri)):
+        if shard.uri in by_name:
+            by_name[shard.uri]["num_rows"] = shard.num_rows
     return found
 
 

@@ -9,7 +9,9 @@ import hypothesis
 import pytest
 import scan_example
 import torch
+from playwright.sync_api import Browser
 from prefect_server import running_prefect_server
+from report_page import OpenPage, page_opener, running_browser
 from s3_server import S3Server, running_s3_server
 
 from flows.environment import set_environment
@@ -76,3 +78,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with running_browser() as launched:
+        yield launched
+
+
+@pytest.fixture
+def open_page(browser: Browser, tmp_path: Path) -> Iterator[OpenPage]:
+    with page_opener(browser, tmp_path) as opened:
+        yield opened

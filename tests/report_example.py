@@ -3,7 +3,10 @@
 The numbers have the shape of a real one: nearly every pair sits at 0, planted copies sit near 1.
 """
 
+import difflib
 import random
+import re
+from collections import Counter
 from typing import Any
 
 BIN_WIDTH = 0.01
@@ -68,7 +71,7 @@ _BODIES = (
 def example_report(
     num_queries: int = 64, num_leaked: int = 40, num_rows: int = 2048, rows_per_query: int = 20, seed: int = 7
 ) -> dict[str, Any]:
-    """Build a whole report; the first `num_leaked` queries have a copy in the corpus."""
+    """Build a whole report; the first `num_leaked` queries leaked, in each of the three ways."""
     rng = random.Random(seed)
     queries = [_query(rng, index, index < num_leaked, rows_per_query) for index in range(num_queries)]
     return {
@@ -77,7 +80,8 @@ def example_report(
         "fingerprint": "3f9a1c27e0b84d5566aa90c1d2e3f40718293a4b5c6d7e8f90a1b2c3d4e5f607",
         "finf_version": "0.1.0",
         "finished_at": "2026-11-22T12:00:00Z",
-        "summary": _summary(num_queries, num_leaked, num_rows),
+        "summary": _summary(queries, num_rows),
+        "places": _places(queries, num_rows),
         "verdict": {
             "rule": "leaked when the largest mirror ratio is at least 0.50",
             "threshold": 0.5,
@@ -119,9 +123,14 @@ def skipped_rows(num: int) -> list[dict[str, Any]]:
 
 def with_text_everywhere(report: dict[str, Any], text: str) -> dict[str, Any]:
     """The same report with `text` in every place that holds a string which finf did not write itself."""
-    keep = {"finished_at", "fingerprint"}
+    keep = {"finished_at", "fingerprint", "outcome"}
+    marks = {"spans": [[0, 2, 1, 3]], "token_ends": [2, 4], "token_ratios": [None, 2.0]}  # inside of any text
 
     def planted(value: Any, key: str = "") -> Any:
+        if key == "evidence" and value is not None:
+            return value | marks | {"text": text}
+        if isinstance(value, dict) and "num_hits" in value:
+            return value | {"name": f"folder/{text}"}  # the page shows a folder where names have one
         if isinstance(value, dict):
             return {name: planted(item, name) for name, item in value.items()}
         if isinstance(value, list):
@@ -133,21 +142,30 @@ def with_text_everywhere(report: dict[str, Any], text: str) -> dict[str, Any]:
 
 def _query(rng: random.Random, index: int, leaked: bool, rows_per_query: int) -> dict[str, Any]:
     body = _BODIES[index % len(_BODIES)]
-    best = rng.gauss(0.99, 0.015) if index % 2 == 0 else rng.uniform(0.53, 0.94)
-    ratios = [best if leaked else rng.uniform(0.04, 0.3)]
+    outcome = ("copied_learned", "rephrased_learned", "copied_learned", "copied_not_learned")[index % 4]
+    if not leaked:
+        outcome = "neither"
+    learned = outcome.endswith("_learned") and outcome != "copied_not_learned"
+    best = rng.gauss(0.99, 0.015) if outcome == "copied_learned" else rng.uniform(0.53, 0.94)
+    ratios = [best if learned else rng.uniform(0.04, 0.3)]
     while len(ratios) < rows_per_query:
         ratios.append(min(ratios[-1], 0.22) * rng.uniform(0.82, 0.99))
-    top = [_row(rng, index, rank, ratio, leaked and rank == 1) for rank, ratio in enumerate(ratios, start=1)]
+    planted = outcome if leaked else ""
+    top = [_row(rng, index, rank, ratio, planted if rank == 1 else "") for rank, ratio in enumerate(ratios, start=1)]
     return {
         "query_id": f"HumanEval/{index}",
         "text_excerpt": body,
+        "context_characters": body.index("\n") + 1,
         "num_targets": 40 + 7 * (index % 13),
         "base_nats_per_target": rng.uniform(0.4, 2.4),
         "moved_nats_per_target": 0.1,
         "max_mirror_ratio": ratios[0],
+        "max_shared": max((row["shared"] for row in top), default=0.0),
         "p_value": None,
         "q_value": None,
         "leaked": leaked,
+        "loss_q_value": None,
+        "outcome": outcome,
         "top": top[:rows_per_query],
     }
 
@@ -168,9 +186,11 @@ def with_controls(report: dict[str, Any], num_controls: int = 120, fdr: float = 
     return report
 
 
-def _row(rng: random.Random, query: int, rank: int, ratio: float, planted: bool) -> dict[str, Any]:
+def _row(rng: random.Random, query: int, rank: int, ratio: float, planted: str) -> dict[str, Any]:
     num_targets = 60 + rng.randrange(200)
-    body = _BODIES[query % len(_BODIES)] if planted else rng.choice(_BODIES)
+    body = _BODIES[query % len(_BODIES)]
+    text = body if planted.startswith("copied") else _reworded(body) if planted else rng.choice(_BODIES)
+    evidence = _evidence(rng, body, text, planted != "copied_not_learned") if planted else None
     return {
         "rank": rank,
         "shard": f"s3://bucket/corpus/shard-{rng.randrange(8):05d}.parquet",
@@ -178,21 +198,53 @@ def _row(rng: random.Random, query: int, rank: int, ratio: float, planted: bool)
         "document_id": f"planted/{query}"
         if planted
         else f"stdlib/{rng.choice(('json', 'email', 'ast'))}/{rng.randrange(900)}",
+        "source": rng.choice(("github", "stackexchange", "web")),
+        "date": f"2026-{1 + rng.randrange(9):02d}",
         "score": ratio * 12.5,
         "mirror_ratio": ratio,
-        "shared": None,
         "row_ratio": ratio / 2,
         "control_z": None if rank > 12 else ratio * 8.4 - 0.3,
+        "shared": 1.0 if planted.startswith("copied") else 0.0 if planted else round(rng.uniform(0, 0.1), 2),
         "base_nats": num_targets * rng.uniform(0.5, 2.0),
         "num_targets": num_targets,
-        "text_excerpt": body if ratio > 0.9 else body.replace("value", "item").replace("number", "n"),
+        "text_excerpt": text[:400],
+        "evidence": evidence,
     }
 
 
-def _summary(num_queries: int, num_leaked: int, num_rows: int) -> dict[str, Any]:
+def _reworded(body: str) -> str:
+    for word, other in (("value", "item"), ("number", "n"), ("total", "acc"), ("text", "s"), ("depth", "level")):
+        body = body.replace(word, other)
+    return body
+
+
+def _evidence(rng: random.Random, query: str, text: str, learned: bool) -> dict[str, Any]:
+    """The row's text between two neighbours; what it shares with the query was lost with it, if it was learned."""
+    before, after = rng.choice(_BODIES)[-90:] + "\n\n", "\n\n" + rng.choice(_BODIES)[:120]
+    whole = before + text + after
+    blocks = difflib.SequenceMatcher(None, query, whole, autojunk=False).get_matching_blocks()
+    spans = [[block.a, block.a + block.size, block.b, block.b + block.size] for block in blocks if block.size > 24]
+    ends = [found.end() for found in re.finditer(r"\s*(\w{1,6}|[^\w\s]+)|\s+$", whole)]
+    inside = [len(before) < end <= len(before) + len(text) for end in ends]
+    ratios = [rng.lognormvariate(-0.4, 0.9) if learned and is_in else rng.gauss(0, 0.3) for is_in in inside]
     return {
-        "num_queries": num_queries,
-        "num_leaked": num_leaked,
+        "text": whole,
+        "first_character": 1200,
+        "num_characters": 1200 + len(whole) + 3000,
+        "spans": spans,
+        "token_ends": ends,
+        "token_ratios": [None, *(round(ratio, 3) for ratio in ratios[1:])],
+    }
+
+
+def _summary(queries: list[dict[str, Any]], num_rows: int) -> dict[str, Any]:
+    outcomes = [query["outcome"] for query in queries]
+    return {
+        "num_queries": len(queries),
+        "num_leaked": sum(query["leaked"] for query in queries),
+        "outcomes": {
+            key: outcomes.count(key) for key in ("copied_learned", "rephrased_learned", "copied_not_learned", "neither")
+        },
         "num_controls": 0,
         "num_shards": 8,
         "num_rows": num_rows,
@@ -200,7 +252,21 @@ def _summary(num_queries: int, num_leaked: int, num_rows: int) -> dict[str, Any]
         "num_targets": 63 * num_rows,
         "num_skipped_rows": 0,
         "seconds": 140.2,
+        "cost": {"actor_seconds": 203.4, "tokens_per_actor_second": 54_012.7, "forward_equivalents": 2.9},
     }
+
+
+def _places(queries: list[dict[str, Any]], num_rows: int) -> dict[str, Any]:
+    best = [query["top"][0] for query in queries if query["leaked"] and query["top"]]
+    places: dict[str, Any] = {}
+    for key in ("shard", "source", "date"):
+        hits = Counter(row[key] for row in best)
+        known = num_rows // 8 if key == "shard" else None
+        places[key] = [
+            {"name": name, "num_rows": known, "num_hits": num, "num_queries": num} for name, num in hits.most_common(50)
+        ]
+        places[f"{key}_more"] = max(0, len(hits) - 50)
+    return places
 
 
 def _histogram(rng: random.Random, queries: list[dict[str, Any]], num_pairs: int) -> dict[str, Any]:

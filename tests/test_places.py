@@ -43,8 +43,8 @@ def test_leaks_are_counted_by_shard_source_and_date_and_scores_do_not_depend_on_
     places = build_report(job, [])["places"]
     shards = [str(tmp_path / "corpus" / f"{shard}.parquet") for shard in (0, 1)]
     assert places["shard"] == [
-        {"name": shards[1], "num_hits": 2, "num_queries": 1},
-        {"name": shards[0], "num_hits": 1, "num_queries": 1},
+        {"name": shards[1], "num_rows": 48, "num_hits": 2, "num_queries": 1},
+        {"name": shards[0], "num_rows": 48, "num_hits": 1, "num_queries": 1},
     ]
     assert {place["name"]: place["num_hits"] for place in places["source"]} == {"forum": 2, "wiki": 1}
     assert {place["name"]: place["num_hits"] for place in places["date"]} == {"2026-01-02": 1, "2026-03-04": 1}

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import itertools
 import math
+import re
+import shlex
 import sys
 import unicodedata
 import xml.etree.ElementTree as ET
@@ -17,8 +19,9 @@ from report_example import HOSTILE, example_report, skipped_rows, with_controls,
 
 from finf_core.errors import InputError
 from finf_core.report.histogram_svg import Histogram, histogram_svg
-from finf_core.report.html import outcome, render_report
+from finf_core.report.html import headline, render_report
 from finf_core.report.number_text import date_text, decimal_text, seconds_text
+from finf_core.report.outcomes import OUTCOMES
 from finf_core.report.visible import visible_markup, visible_text
 
 JOINERS = "\u200c\u200d"
@@ -106,11 +109,13 @@ def test_hostile_text_adds_no_element_and_no_attribute(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
 def test_hostile_text_is_shown_to_the_letter_with_hidden_characters_spelt_out(text: str) -> None:
-    report = report_with_everything() | {"spec": {}}  # JSON escapes quotes in its own way
+    report = report_with_everything() | {"spec": {}}  # JSON escapes quotes in its own way, a shell in its
+    report["places"] |= {"shard": [], "source": [], "date": []}  # shown without the folder that names share
     harmless = Page(render_report(with_text_everywhere(report, "harmless")))
     hostile = Page(render_report(with_text_everywhere(report, text)))
     assert harmless.text.count("harmless") > 50
-    assert hostile.text.count(visible_text(text)) == harmless.text.count("harmless")
+    shown = hostile.text.replace(visible_text(shlex.quote(text)), visible_text(text))
+    assert shown.count(visible_text(text)) == harmless.text.count("harmless")
 
 
 @pytest.mark.parametrize("text", HOSTILE_TEXTS)
@@ -132,7 +137,7 @@ def test_keys_of_open_mappings_are_escaped_too() -> None:
 def test_the_page_asks_for_nothing_and_carries_no_inline_handler_or_style() -> None:
     report = with_text_everywhere(report_with_everything(), "javascript:alert(1)")
     for tag, attrs in Page(render_report(report)).elements:
-        assert tag not in {"img", "link", "iframe", "object", "embed", "base", "audio", "video", "image", "use"}
+        assert tag not in {"img", "link", "iframe", "object", "embed", "base", "audio", "video", "image"}
         assert not {name for name in attrs if name.startswith("on")} | (
             set(attrs) & {"style", "src", "srcset", "action"}
         )
@@ -159,8 +164,8 @@ def test_the_policy_names_the_hashes_of_the_style_and_the_script_in_the_page() -
         (0, 1200, "No leak found in 1,200 queries"),
     ],
 )
-def test_the_outcome_is_one_sentence(num_leaked: int, num_queries: int, sentence: str) -> None:
-    assert outcome({"num_leaked": num_leaked, "num_queries": num_queries}) == sentence
+def test_the_headline_is_one_sentence(num_leaked: int, num_queries: int, sentence: str) -> None:
+    assert headline({"num_leaked": num_leaked, "num_queries": num_queries}) == sentence
 
 
 def test_the_head_says_name_fingerprint_date_outcome_rule_and_the_honest_note() -> None:
@@ -186,26 +191,30 @@ def test_q_values_and_controls_are_shown_when_there_are_controls_and_only_then()
     assert len(strokes) == 120
 
 
-def test_queries_that_are_judged_stand_in_the_order_of_their_q_values() -> None:
-    report = with_controls(example_report(num_queries=3, num_leaked=0))
-    for query, (ratio, q_value) in zip(report["queries"], ((0.9, 0.5), (0.1, 0.01), (0.2, 0.01)), strict=True):
-        query |= {"max_mirror_ratio": ratio, "q_value": q_value}
-    elements = Page(render_report(report)).elements
-    titles = [attrs["title"] for tag, attrs in elements if tag == "bdi" and "title" in attrs][::2]
-    assert titles == ["HumanEval/2", "HumanEval/1", "HumanEval/0"]
-    sorts = [attrs["aria-sort"] for tag, attrs in elements if tag == "th" and "aria-sort" in attrs]
-    assert sorts == ["ascending"]
+def query_ids(page: Page) -> list[str | None]:
+    """In the order of the table."""
+    titles = [
+        attrs["title"] for tag, attrs in page.elements if tag == "bdi" and "title" in attrs and "class" not in attrs
+    ]
+    return titles[::2]  # every other one is the best row's
 
 
-def test_queries_stand_in_the_order_of_their_largest_ratio_and_unknown_ones_last() -> None:
-    report = example_report(num_queries=3, num_leaked=0)
-    for query, ratio in zip(report["queries"], (None, 0.1, 0.2), strict=True):
-        query["max_mirror_ratio"] = ratio
-    elements = Page(render_report(report)).elements
-    assert [attrs["title"] for tag, attrs in elements if tag == "bdi" and "title" in attrs][::2] == [
-        "HumanEval/2",
-        "HumanEval/1",
-        "HumanEval/0",
+def test_the_worst_outcome_stands_first_then_the_surest_then_the_largest_ratio_and_unknown_ones_last() -> None:
+    report = example_report(num_queries=6, num_leaked=0)
+    lines = [
+        ("neither", 0.9, None),
+        ("neither", 0.01, None),
+        ("neither", 0.01, 0.1),
+        ("neither", 0.01, 0.2),
+        ("copied_not_learned", None, 0.1),
+        ("rephrased_learned", 0.04, 0.1),
+    ]
+    for query, (outcome, q_value, ratio) in zip(report["queries"], lines, strict=True):
+        query |= {"outcome": outcome, "q_value": q_value, "max_mirror_ratio": ratio}
+    page = Page(render_report(report))
+    assert query_ids(page) == [f"HumanEval/{index}" for index in (5, 4, 3, 2, 1, 0)]
+    assert [attrs["aria-sort"] for tag, attrs in page.elements if tag == "th" and "aria-sort" in attrs] == [
+        "descending"
     ]
 
 
@@ -246,7 +255,7 @@ def test_rows_that_reach_the_threshold_are_never_folded_away() -> None:
 
 def test_an_excerpt_keeps_its_first_blank_line() -> None:
     report = example_report(num_queries=1, num_leaked=0, rows_per_query=1)
-    report["queries"][0]["text_excerpt"] = "\n  indented"
+    report["queries"][0] |= {"text_excerpt": "\n  indented", "context_characters": 0}
     assert "<code>\n  indented</code>" in render_report(report)
 
 
@@ -259,11 +268,117 @@ def test_only_the_first_skipped_rows_are_listed_but_all_are_counted() -> None:
     assert "1,200 rows of the corpus could not be scored; the first 50 are listed." in text
 
 
+def test_every_outcome_is_counted_and_says_what_it_means_and_what_to_do() -> None:
+    report = example_report()
+    text = Page(render_report(report)).text
+    assert len(report["summary"]["outcomes"]) == 4
+    for key, num in report["summary"]["outcomes"].items():
+        outcome = OUTCOMES[key]
+        assert f"{num} {outcome.title}" in text
+        assert outcome.meaning in text
+        assert outcome.action in text
+
+
+def test_a_query_says_what_its_outcome_means_beside_its_text() -> None:
+    for place, outcome in enumerate(("copied_learned", "rephrased_learned", "copied_learned", "copied_not_learned")):
+        report = example_report(num_queries=place + 1, num_leaked=place + 1)
+        report["queries"] = report["queries"][-1:]
+        assert Page(render_report(report)).text.count(OUTCOMES[outcome].meaning) == 2  # and in the overview
+
+
+def test_places_name_their_rows_and_queries_and_say_their_folder_once() -> None:
+    report = example_report(num_queries=1, num_leaked=0, rows_per_query=1)
+    shards = [f"s3://bucket/corpus/part/{index}.parquet" for index in range(9)]
+    report["places"] = {
+        "shard": [{"name": name, "num_rows": 5000, "num_hits": 12, "num_queries": 1} for name in shards],
+        "source": [{"name": "web", "num_rows": None, "num_hits": 1, "num_queries": 2}],
+        "date": [],
+        "shard_more": 1234,
+        "source_more": 0,
+        "date_more": 0,
+    }
+    text = Page(render_report(report)).text
+    for part in (
+        "By shard in s3://bucket/corpus/part/",
+        "8.parquet  12 rows of 5,000, 1 query",
+        "web  1 row, 2 queries",
+        "1,237 more",
+        "1,234 not listed",
+    ):
+        assert part in " ".join(text.replace("\n", " ").split(" ")), part
+    assert text.count("s3://bucket/corpus/part/") == 1
+    assert "By date" not in text
+
+
+def test_the_cost_is_told_and_passes_only_where_they_are_known() -> None:
+    report = example_report(num_queries=1, num_leaked=0)
+    report["summary"]["cost"] = {
+        "actor_seconds": 7500.0,
+        "tokens_per_actor_second": 54012.7,
+        "forward_equivalents": 2.94,
+    }
+    text = Page(render_report(report)).text
+    for part in ("2 h 5 min", "54,013", "2.9", "passes over the corpus"):
+        assert part in text
+    report["summary"]["cost"]["forward_equivalents"] = None
+    assert "passes over the corpus" not in Page(render_report(report)).text
+
+
+def test_a_shard_is_a_link_where_a_browser_can_follow_it_and_each_row_has_a_command() -> None:
+    report = example_report(num_queries=1, num_leaked=1, rows_per_query=3)
+    for row, shard in zip(
+        report["queries"][0]["top"], ("s3://b/0.parquet", "/data/my 1.parquet", "http://h/2"), strict=True
+    ):
+        row |= {"shard": shard, "row": 7}
+    page = Page(render_report(report))
+    links = [attrs["href"] for tag, attrs in page.elements if tag == "a" and not (attrs["href"] or "").startswith("#")]
+    assert links == ["file:///data/my%201.parquet", "http://h/2"]
+    for command in ("finf row s3://b/0.parquet 7", "finf row '/data/my 1.parquet' 7", "finf row http://h/2 7"):
+        assert command in page.text
+
+
+def test_evidence_shows_the_part_of_the_row_and_where_it_stands() -> None:
+    report = example_report(num_queries=1, num_leaked=1, rows_per_query=1)
+    row = report["queries"][0]["top"][0]
+    row["evidence"] |= {"text": "the part", "first_character": 1000, "num_characters": 25_000}
+    text = Page(render_report(report)).text
+    assert "the part" in text
+    assert "1,001 to 1,008 of 25,000" in text
+    assert row["text_excerpt"] not in text.replace(report["queries"][0]["text_excerpt"], "")
+
+
+def test_rows_with_evidence_are_never_folded_away() -> None:
+    report = example_report(num_queries=1, num_leaked=1)
+    top = report["queries"][0]["top"]
+    top[5]["evidence"] = top[0]["evidence"]
+    assert "14 more rows" in Page(render_report(report)).text
+
+
+def test_a_row_without_any_text_takes_less_than_half_a_kilobyte() -> None:
+    def size(rows_per_query: int) -> int:
+        report = example_report(num_queries=1, num_leaked=0, rows_per_query=rows_per_query)
+        for row in report["queries"][0]["top"]:
+            row |= {"text_excerpt": None, "evidence": None}
+        return len(render_report(report))
+
+    assert (size(40) - size(20)) / 20 < 500
+
+
+def test_evidence_is_inside_of_noscript_and_nothing_else_is() -> None:
+    page = render_report(example_report(num_queries=2, num_leaked=1))
+    inert = re.findall(r"<noscript>(.*?)</noscript>", page, re.DOTALL)
+    assert len(inert) == 2
+    assert all(part.strip().startswith('<div class="evidence">') and part.strip().endswith("</div>") for part in inert)
+    assert "<pre" not in re.sub(
+        r"<noscript>.*?</noscript>", "", page.partition("What this run was")[0], flags=re.DOTALL
+    )
+
+
 def test_nothing_is_said_about_skipped_rows_when_there_are_none() -> None:
     assert "Skipped rows" not in Page(render_report(example_report())).text
 
 
-@pytest.mark.parametrize("key", ["queries", "histogram", "verdict", "versions"])
+@pytest.mark.parametrize("key", ["queries", "histogram", "verdict", "versions", "places"])
 def test_a_report_that_lacks_a_key_is_refused_by_the_name_of_the_key(key: str) -> None:
     report = example_report()
     del report[key]

@@ -17,6 +17,7 @@ def test_every_query_is_a_case_and_every_leaked_one_fails() -> None:
     assert failed == [query["query_id"] for query in report["queries"] if query["leaked"]]
     [message] = {case.find("failure").get("message", "") for case in cases[:1]}  # type: ignore[union-attr]
     assert report["queries"][0]["top"][0]["document_id"] in message
+    assert message.startswith("copied, learned: max mirror ratio")
 
 
 def test_the_page_names_the_surest_leaks_first_and_no_more_than_a_person_reads() -> None:
@@ -26,7 +27,10 @@ def test_the_page_names_the_surest_leaks_first_and_no_more_than_a_person_reads()
     text = render_markdown(report)
     rows = [line for line in text.splitlines() if line.startswith("| HumanEval")]
     assert len(rows) == MOST_LINES
-    assert rows[0].startswith("| HumanEval/59 ")
+    assert rows[0].startswith("| HumanEval/58 | copied, learned | ")
+    outcomes = [row.split(" | ")[1] for row in rows]
+    assert outcomes == ["copied, learned"] * 30 + ["rephrased, learned"] * 15 + ["copied, not learned"] * 5
+    assert "30 copied, learned; 15 rephrased, learned; 15 copied, not learned; 20 neither." in text
     assert "… and 10 more" in text
     assert text.startswith("## 60 of 80 queries leaked")
     assert "q-value is at most 0.05" in text

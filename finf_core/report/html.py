@@ -3,30 +3,40 @@
 The page holds text of the corpus, which nobody has vetted. Three nets lie under it: Jinja2 escapes every value,
 `visible_text` spells out hidden characters in every value, and a content security policy allows only the style and
 the script of this package, by hash, and no request at all. The page is complete without its script, which only adds
-sorting and filtering.
+sorting, filtering and speed: the evidence of a query lies in a `<noscript>`, which a browser with scripts keeps as
+plain text until the query is opened (`evidence.js`).
 """
 
 import base64
 import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
+from jinja2 import UndefinedError
 from markupsafe import Markup
 
 from finf_core.errors import InputError
-from finf_core.report import number_text
 from finf_core.report.histogram_svg import Histogram, histogram_svg
-from finf_core.report.visible import visible_markup, visible_text
+from finf_core.report.next_steps import next_steps
+from finf_core.report.outcomes import badness
+from finf_core.report.ratio_strip import ratio_strip, strip_null
+from finf_core.report.row_links import common_folder
+from finf_core.report.template_environment import environment
 
-MAX_SKIPPED_SHOWN = 50
-MIN_ROWS_SHOWN = 3  # rows of an open query that are not folded away, even if none reaches the threshold
-_LINES_SHOWN = {"full": 14, "brief": 5}  # longer excerpts are clipped until asked for; report.css has the heights
-_CHARACTERS_A_LINE = 72
+_STYLES = ("report.css", "overview.css", "queries.css", "evidence.css")
+_SCRIPTS = ("queries.js", "evidence.js")
+_PLACES = {"shard": "By shard", "source": "By source", "date": "By date"}
+
+Query = Mapping[str, Any]
+
+
+class Places(NamedTuple):
+    title: str
+    folder: str  # what all names begin with
+    entries: Sequence[Mapping[str, Any]]
+    num_more: int
 
 
 def render_report(report: Mapping[str, Any]) -> str:
@@ -36,7 +46,7 @@ def render_report(report: Mapping[str, Any]) -> str:
         InputError: the mapping lacks a key, or its histogram is malformed.
     """
     try:
-        return _environment().get_template("report.html").render(_context(report))
+        return environment().get_template("report.html").render(_context(report))
     except (KeyError, UndefinedError) as error:
         raise InputError(
             f"the report lacks a key ({error}); write report.json again with this version of finf"
@@ -44,16 +54,20 @@ def render_report(report: Mapping[str, Any]) -> str:
 
 
 def _context(report: Mapping[str, Any]) -> dict[str, Any]:
-    css, script = _asset("report.css"), _asset("report.js")
-    queries = sorted(report["queries"], key=_by_ratio, reverse=True)
-    if report["verdict"]["fdr"] is not None:
-        queries.sort(key=_by_q_value)
-    maxima, of_controls = (_ratios(part) for part in (queries, report["controls"]))
+    css, script = ("\n".join(map(_asset, names)) for names in (_STYLES, _SCRIPTS))
+    queries = sorted(report["queries"], key=_order)
+    maxima, of_controls = (_ratios(part, "max_mirror_ratio") for part in (queries, report["controls"]))
+    histogram, threshold = _histogram(report["histogram"]), report["verdict"]["threshold"]
     return {
         "report": report,
         "queries": queries,
-        "outcome": outcome(report["summary"]),
-        "chart": histogram_svg(_histogram(report["histogram"]), report["verdict"]["threshold"], maxima, of_controls),
+        "headline": headline(report["summary"]),
+        "next_steps": next_steps(report),
+        "has_evidence": any(row["evidence"] for query in queries for row in query["top"]),
+        "places": list(_places(report["places"])),
+        "chart": histogram_svg(histogram, threshold, maxima, of_controls),
+        "strip_null": strip_null(histogram, of_controls, threshold),
+        "strip_of": lambda query: ratio_strip(_ratios(query["top"], "mirror_ratio"), threshold),
         "css": Markup(css),
         "script": Markup(script),
         "policy": _policy(css, script),
@@ -64,7 +78,7 @@ def _histogram(histogram: Mapping[str, Any]) -> Histogram:
     return Histogram(histogram["edges"], histogram["counts"], histogram["below"], histogram["above"])
 
 
-def outcome(summary: Mapping[str, Any]) -> str:
+def headline(summary: Mapping[str, Any]) -> str:
     """The finding in one sentence."""
     num_leaked, num_queries = summary["num_leaked"], summary["num_queries"]
     noun = "query" if num_queries == 1 else "queries"
@@ -73,18 +87,25 @@ def outcome(summary: Mapping[str, Any]) -> str:
     return f"{num_leaked:,} of {num_queries:,} {noun} leaked"
 
 
-def _ratios(queries: Sequence[Mapping[str, Any]]) -> list[float]:
-    return [query["max_mirror_ratio"] for query in queries if _is_number(query["max_mirror_ratio"])]
+def _places(places: Mapping[str, Any]) -> Iterator[Places]:
+    for kind, title in _PLACES.items():
+        if places[kind]:
+            folder = common_folder(place["name"] for place in places[kind])
+            yield Places(title, folder, places[kind], places[f"{kind}_more"])
 
 
-def _by_ratio(query: Mapping[str, Any]) -> float:
-    value = query["max_mirror_ratio"]
-    return value if _is_number(value) else -math.inf
+def _order(query: Query) -> tuple[int, float, float]:
+    """The worst outcome first, then the surest, then the largest ratio; unknown numbers last."""
+    q_value, ratio = query["q_value"], query["max_mirror_ratio"]
+    return (
+        -badness(query["outcome"]),
+        q_value if _is_number(q_value) else math.inf,
+        -ratio if _is_number(ratio) else math.inf,
+    )
 
 
-def _by_q_value(query: Mapping[str, Any]) -> float:
-    value = query["q_value"]
-    return value if _is_number(value) else math.inf
+def _ratios(items: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [item[key] for item in items if _is_number(item[key])]
 
 
 def _is_number(value: float | None) -> bool:
@@ -104,62 +125,3 @@ def _source_hash(text: str) -> str:
 
 def _asset(name: str) -> str:
     return files("finf_core.report").joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("finf_core", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "count": number_text.count_text,
-        "date": number_text.date_text,
-        "decimal": number_text.decimal_text,
-        "is_long": _is_long,
-        "marked": _marked,
-        "per_target": number_text.per_target,
-        "pretty_json": _pretty_json,
-        "probability": number_text.probability_text,
-        "seconds": number_text.seconds_text,
-        "share": _share,
-        "num_shown": _num_shown,
-    }
-    environment.globals["max_skipped_shown"] = MAX_SKIPPED_SHOWN
-    return environment
-
-
-def _finalize(value: Any) -> Any:
-    """Every value that the template prints passes here before it is escaped."""
-    if value is None:
-        return number_text.MISSING
-    return value if isinstance(value, Markup) else visible_text(str(value))
-
-
-def _marked(value: Any) -> str:
-    return number_text.MISSING if value is None else visible_markup(str(value))
-
-
-def _share(ratio: float | None) -> str:
-    """A mirror ratio as the length of a bar: 1 and more fill it."""
-    return f"{100 * min(1.0, max(0.0, ratio)):.1f}%" if ratio is not None and math.isfinite(ratio) else "0%"
-
-
-def _num_shown(rows: Sequence[Mapping[str, Any]], threshold: float | None) -> int:
-    """How many of the ranked rows stay unfolded: all that reach the threshold, and never fewer than a few."""
-    ratios = [row["mirror_ratio"] for row in rows]
-    reaching = sum(1 for ratio in ratios if threshold is not None and _is_number(ratio) and ratio >= threshold)
-    return min(len(rows), max(MIN_ROWS_SHOWN, reaching))
-
-
-def _is_long(text: str | None, size: str) -> bool:
-    lines = (text or "").splitlines()
-    return sum(1 + len(line) // _CHARACTERS_A_LINE for line in lines) > _LINES_SHOWN[size]
-
-
-def _pretty_json(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

@@ -22,6 +22,13 @@ def probability_text(value: float | None) -> str:
     return f"{value:.2g}".replace("-", "−")
 
 
+def percent_text(share: float | None) -> str:
+    """`0.834` as `83 %`; the space does not break."""
+    if share is None or not math.isfinite(share):
+        return MISSING
+    return f"{100 * share:.0f}\u00a0%"
+
+
 def count_text(value: int | None) -> str:
     return MISSING if value is None else f"{value:,}".replace("-", "−")
 

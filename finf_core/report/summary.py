@@ -8,10 +8,12 @@ import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finf_core.report.number_text import decimal_text, probability_text
+from finf_core.report.number_text import decimal_text, percent_text, probability_text
+from finf_core.report.outcomes import OUTCOMES, badness
 from finf_core.report.visible import visible_text
 
 MOST_LINES = 50  # leaked queries that the page names
+TABLE_HEAD = "| query | outcome | max mirror ratio | q | words shared | best row | shard | row |"
 MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+-.!|&~"})
 
 Report = Mapping[str, Any]
@@ -23,11 +25,13 @@ def render_markdown(report: Report) -> str:
     lines = [
         f"## {len(leaked):,} of {summary['num_queries']:,} queries leaked",
         "",
+        f"{_counts(summary['outcomes'])}.",
+        "",
         f"{_plain(report['name'])}: {summary['num_rows']:,} rows scanned. "
         f"A query counts as {report['verdict']['rule']}. {report['verdict']['note']}",
     ]
     if leaked:
-        lines += ["", "| query | max mirror ratio | q | best row | shard | row |", "|---|---|---|---|---|---|"]
+        lines += ["", TABLE_HEAD, "|---" * TABLE_HEAD.count(" | ") + "|---|"]
         lines += [_table_line(query) for query in leaked[:MOST_LINES]]
     if len(leaked) > MOST_LINES:
         lines += ["", f"… and {len(leaked) - MOST_LINES:,} more: see report.html."]
@@ -53,9 +57,18 @@ def render_junit(report: Report) -> str:
 
 
 def leaked_queries(report: Report) -> list[Mapping[str, Any]]:
-    """The surest first."""
+    """The worst outcome first, then the surest."""
     leaked = [query for query in report["queries"] if query["leaked"]]
-    return sorted(leaked, key=lambda query: (_or_one(query["q_value"]), -(query["max_mirror_ratio"] or 0.0)))
+    return sorted(leaked, key=_order)
+
+
+def _order(query: Mapping[str, Any]) -> tuple[int, float, float]:
+    return -badness(query["outcome"]), _or_one(query["q_value"]), -(query["max_mirror_ratio"] or 0.0)
+
+
+def _counts(outcomes: Mapping[str, int]) -> str:
+    """All in one sentence."""
+    return "; ".join(f"{num:,} {OUTCOMES[key].short}" for key, num in outcomes.items())
 
 
 def _or_one(q_value: float | None) -> float:
@@ -63,16 +76,19 @@ def _or_one(q_value: float | None) -> float:
 
 
 def _table_line(query: Mapping[str, Any]) -> str:
-    numbers = [decimal_text(query["max_mirror_ratio"]), probability_text(query["q_value"])]
+    ratio, q_value = decimal_text(query["max_mirror_ratio"]), probability_text(query["q_value"])
+    numbers = [ratio, q_value, percent_text(query["max_shared"])]
     best = _best(query["top"])
-    cells = [_plain(query["query_id"]), *numbers, *(_plain(best[key]) for key in ("document_id", "shard", "row"))]
+    place = [_plain(best[key]) for key in ("document_id", "shard", "row")]
+    cells = [_plain(query["query_id"]), OUTCOMES[query["outcome"]].short, *numbers, *place]
     return f"| {' | '.join(cells)} |"
 
 
 def _sentence(query: Mapping[str, Any]) -> str:
     best, ratio = _best(query["top"]), decimal_text(query["max_mirror_ratio"])
     return (
-        f"max mirror ratio {ratio}, q {probability_text(query['q_value'])}; best row: "
+        f"{OUTCOMES[query['outcome']].short}: max mirror ratio {ratio}, q {probability_text(query['q_value'])}, "
+        f"words shared {percent_text(query['max_shared'])}; best row: "
         f"{_visible(best['document_id'])} (row {best['row']} of {_visible(best['shard'])})"
     )
 

@@ -1,14 +1,15 @@
 "use strict";
-// Sorting, filtering and "only leaked". The page is complete without any of it.
+// Sorting and filtering, by text and by outcome. The page is complete without any of it.
 (() => {
   const table = document.querySelector("table.queries");
   const body = table.tBodies[0];
   const rows = [...body.rows];
   const headers = [...table.tHead.rows[0].cells].filter((cell) => !cell.classList.contains("evidence-head"));
   const filter = document.getElementById("filter");
-  const onlyLeaked = document.getElementById("only-leaked");
+  const outcome = document.getElementById("outcome");
+  const tiles = [...document.querySelectorAll(".tile")];
   const collator = new Intl.Collator("en", { numeric: true, sensitivity: "base" });
-  const texts = new Map(); // row -> the ids that the filter looks at, made on first use
+  const texts = new Map(); // row -> what the filter looks at, made on first use
 
   const valueOf = (row, column, numeric) => {
     const cell = row.cells[column];
@@ -35,33 +36,50 @@
 
   const textOf = (row) => {
     if (!texts.has(row)) {
-      const found = [...row.querySelectorAll("[data-find]")].map((element) => element.textContent);
-      texts.set(row, found.join("\n").toLowerCase());
+      const id = row.querySelector(".cell-query").textContent;
+      texts.set(row, `${id}\n${row.dataset.find}`.toLowerCase());
     }
     return texts.get(row);
+  };
+
+  const hasOutcome = (row) => {
+    if (outcome.value === "leaked") return "leaked" in row.dataset;
+    return outcome.value === "" || row.dataset.outcome === outcome.value;
   };
 
   const showMatching = () => {
     const wanted = filter.value.trim().toLowerCase();
     let shown = 0;
     for (const row of rows) {
-      const leaked = "leaked" in row.dataset;
-      row.hidden = (onlyLeaked.checked && !leaked) || (wanted !== "" && !textOf(row).includes(wanted));
+      row.hidden = !hasOutcome(row) || (wanted !== "" && !textOf(row).includes(wanted));
       shown += row.hidden ? 0 : 1;
     }
     document.getElementById("shown").textContent = shown === rows.length ? "" : `${shown} of ${rows.length}`;
     document.querySelector(".nothing").hidden = shown > 0;
+    for (const tile of tiles) {
+      tile.querySelector("button").setAttribute("aria-pressed", String(tile.dataset.outcome === outcome.value));
+    }
   };
 
-  for (const header of headers) {
+  const toggleOutcome = (tile) => {
+    const pressed = tile.dataset.outcome === outcome.value;
+    outcome.value = pressed ? "" : tile.dataset.outcome;
+    showMatching();
+    if (!pressed) document.getElementById("queries-title").focus(); // the table is a screen or two below
+  };
+
+  const makeButton = (place, action) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...header.childNodes);
-    button.addEventListener("click", () => sortBy(header));
-    header.append(button);
-  }
+    button.append(...place.childNodes);
+    button.addEventListener("click", action);
+    place.append(button);
+  };
+
+  for (const header of headers) makeButton(header, () => sortBy(header));
+  for (const tile of tiles) makeButton(tile.querySelector("h2"), () => toggleOutcome(tile));
   filter.addEventListener("input", showMatching);
-  onlyLeaked.addEventListener("change", showMatching);
+  outcome.addEventListener("change", showMatching);
   const tools = document.querySelector(".tools");
   tools.addEventListener("submit", (event) => event.preventDefault());
   tools.hidden = false;
