@@ -26,7 +26,8 @@ def _after_leaks(summary: Mapping[str, Any]) -> Iterator[Step]:
     if num_learned:
         yield Step(
             "Correct the score.",
-            f"{_queries(num_learned).capitalize()} that the model learned, or may have, can lift it: report it without them.",
+            f"{_queries(num_learned).capitalize()} that the model learned, or may have, can lift it: report it "
+            "without them.",
         )
     yield Step(
         "Clean the corpus.",
