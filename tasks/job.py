@@ -59,8 +59,9 @@ class ScanJob:
 
     @property
     def words_fingerprint(self) -> str:
-        tokenizer = None if self.spec.corpus.tokens_column is None else self.model_digest  # its ids are made words
-        return fingerprint([SCORING_VERSION, self.spec.update.seed, self._sample(), self._corpus(), tokenizer])
+        key, _ = self.spec.corpus.content
+        text_by = self._model() if key in ("tokens_column", "messages_column") else None  # its tokenizer, its template
+        return fingerprint([SCORING_VERSION, self.spec.update.seed, self._sample(), self._corpus(), text_by])
 
     @property
     def updates_fingerprint(self) -> str:
