@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 from typing import Any, NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from finf_core.report.number_text import decimal_text
 from finf_core.report.visible import visible_markup
@@ -50,7 +50,7 @@ def heat_class(ratio: float | None) -> str:
 
 
 def marked_text(text: str, marks: Iterable[Mark]) -> Markup:
-    return Markup("").join(_element(piece, kinds, title) for piece, kinds, title in _pieces(text, marks))
+    return Markup("".join(_element(piece, kinds, title) for piece, kinds, title in _pieces(text, marks)))
 
 
 def _heat_marks(token_ends: Sequence[int], token_ratios: Sequence[float | None]) -> Iterator[Mark]:
@@ -67,18 +67,16 @@ def _heat_marks(token_ends: Sequence[int], token_ratios: Sequence[float | None])
 
 def _pieces(text: str, marks: Iterable[Mark]) -> Iterator[tuple[str, list[str], str]]:
     """Cut the text wherever a mark begins or ends; with each piece come the kinds that lie over it, and a title."""
-    changes: defaultdict[int, list[tuple[int, Mark]]] = defaultdict(list, {0: [], len(text): []})
+    begun: defaultdict[int, list[Mark]] = defaultdict(list)
+    cuts = {0, len(text)}
     for mark in marks:
-        start, stop = (_cut(text, place) for place in (mark.start, mark.stop))
+        start, stop = _cut(text, mark.start), _cut(text, mark.stop)
         if start < stop:
-            changes[start].append((1, mark))
-            changes[stop].append((-1, mark))
-    depth: defaultdict[Mark, int] = defaultdict(int)
-    cuts = sorted(changes)
-    for start, stop in pairwise(cuts):
-        for change, mark in changes[start]:
-            depth[mark] += change
-        over = [mark for mark, num in depth.items() if num]
+            begun[start].append(mark._replace(stop=stop))
+            cuts |= {start, stop}
+    over: list[Mark] = []
+    for start, stop in pairwise(sorted(cuts)):
+        over = [mark for mark in over if mark.stop > start] + begun[start]
         titles = [mark.title for mark in over if mark.title]
         yield text[start:stop], sorted({mark.kind for mark in over}), titles[0] if titles else ""
 
@@ -93,5 +91,5 @@ def _element(piece: str, kinds: Sequence[str], title: str) -> Markup:
     if not kinds:
         return visible_markup(piece)
     tag = "mark" if SHARED in kinds else "span"
-    attributes = Markup(' class="{}"').format(" ".join(kinds)) + (Markup(' title="{}"').format(title) if title else "")
-    return Markup("<{}{}>{}</{}>").format(tag, attributes, visible_markup(piece), tag)
+    attributes = f'class="{escape(" ".join(kinds))}"' + (f' title="{escape(title)}"' if title else "")
+    return Markup(f"<{tag} {attributes}>{visible_markup(piece)}</{tag}>")
