@@ -15,6 +15,7 @@ from tasks.shown_rows import shown_bundles
 
 JUDGED = ("max_mirror_ratio", "max_shared", "statistic", "p_value", "q_value", "loss_q_value", "leaked", "outcome")
 MOST_PLACES = 50
+MOST_EXCERPTS = 20_000  # of listed rows; where there are more, only a query's first row and those shown have one
 
 Section = dict[str, Any]
 
@@ -61,10 +62,13 @@ def _rows_of(job: ScanJob) -> dict[str, list[Section]]:
     """query_id -> its rows, best first, with the evidence of those that are shown."""
     evidence = {key: each for table in shown_bundles(job).results() for key, each in _evidence(table)}
     rows_of: dict[str, list[Section]] = {}
-    for row in storage.read_table(job.file("top.parquet")).to_pylist():
+    top = storage.read_table(job.file("top.parquet"))
+    for row in top.to_pylist():
         query_id = row.pop("query_id")
         shown = evidence.get((query_id, row["shard"], row["row"]), {})
         row |= {"source": shown.pop("source", None), "date": shown.pop("date", None), "evidence": shown or None}
+        if not shown and row["rank"] > 1 and len(top) > MOST_EXCERPTS:
+            row["text_excerpt"] = None
         rows_of.setdefault(query_id, []).append(row)
     return rows_of
 

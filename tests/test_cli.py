@@ -1,6 +1,7 @@
 """The command line in this process: exit codes, one-line errors, and one JSON object on the last line."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def test_a_report_is_written_anew_and_summed_up(
         1.5,
     )
     assert page.read_text() == before
-    assert scan_example.LEAK in before
+    assert scan_example.LEAK in re.sub("<[^>]*>", "", before)  # marks may cut it
 
 
 def test_status_counts_what_is_in_the_store(

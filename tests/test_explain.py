@@ -12,7 +12,7 @@ from test_shard_scorer import score_everything
 
 from finf_core.alignment import SharedSpan
 from finf_core.spec import CorpusSpec, ScanSpec, StrategySpec
-from tasks import storage
+from tasks import report_queries, storage
 from tasks.encode import RowTokens, ShownTokens
 from tasks.explain import MARGIN, MOST_CHARACTERS, Part, explain_part, part_to_show
 from tasks.job import ScanJob
@@ -76,6 +76,17 @@ def test_a_query_shows_its_first_rows_and_the_rest_are_listed(spec: ScanSpec, tm
         has_evidence = [row["evidence"] is not None for row in top_of(job, query)]
         assert has_evidence[:ROWS_A_QUERY] == [True] * ROWS_A_QUERY
         assert not all(has_evidence)
+
+
+def test_in_a_large_report_only_first_rows_and_those_shown_have_texts(
+    spec: ScanSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = score_everything(spec, tmp_path)
+    assert all(row["text_excerpt"] for row in top_of(job, 1))
+    monkeypatch.setattr(report_queries, "MOST_EXCERPTS", 10)
+    rows = top_of(job, 1)
+    assert [row["text_excerpt"] is not None for row in rows] == [row["evidence"] is not None for row in rows]
+    assert any(row["text_excerpt"] is None for row in rows)
 
 
 def test_rows_of_token_ids_are_shown_as_what_the_ids_stand_for(spec: ScanSpec, tmp_path: Path) -> None:
