@@ -33,6 +33,11 @@ def spec(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Sca
     return scan_example.scan_spec(tiny_checkpoint, corpus, queries)
 
 
+@pytest.fixture(scope="module")
+def job(spec: ScanSpec, tmp_path_factory: pytest.TempPathFactory) -> ScanJob:
+    return score_everything(spec, tmp_path_factory.mktemp("store"))
+
+
 def top_of(job: ScanJob, query: int) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = build_report(job, [])["queries"][query]["top"]
     return rows
@@ -59,8 +64,7 @@ def test_the_copy_in_a_long_row_is_shown_with_its_words_and_its_tokens(
     assert abs(np.mean(others)) < 0.2 < np.mean(of_copy)
 
 
-def test_all_tokens_of_a_row_together_are_its_row_ratio(spec: ScanSpec, tmp_path: Path) -> None:
-    job = score_everything(spec, tmp_path)
+def test_all_tokens_of_a_row_together_are_its_row_ratio(job: ScanJob) -> None:
     rows = [row for query in range(4) for row in top_of(job, query) if row["evidence"]]
     whole = [row for row in rows if row["evidence"]["num_characters"] <= MOST_CHARACTERS]
     assert len(whole) >= 8
@@ -70,8 +74,7 @@ def test_all_tokens_of_a_row_together_are_its_row_ratio(spec: ScanSpec, tmp_path
         assert np.mean(ratios) == pytest.approx(row["row_ratio"], abs=2e-3)
 
 
-def test_a_query_shows_its_first_rows_and_the_rest_are_listed(spec: ScanSpec, tmp_path: Path) -> None:
-    job = score_everything(spec, tmp_path)
+def test_a_query_shows_its_first_rows_and_the_rest_are_listed(job: ScanJob) -> None:
     for query in range(4):
         has_evidence = [row["evidence"] is not None for row in top_of(job, query)]
         assert has_evidence[:ROWS_A_QUERY] == [True] * ROWS_A_QUERY
@@ -79,9 +82,8 @@ def test_a_query_shows_its_first_rows_and_the_rest_are_listed(spec: ScanSpec, tm
 
 
 def test_in_a_large_report_only_first_rows_and_those_shown_have_texts(
-    spec: ScanSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    job: ScanJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = score_everything(spec, tmp_path)
     assert all(row["text_excerpt"] for row in top_of(job, 1))
     monkeypatch.setattr(report_queries, "MOST_EXCERPTS", 10)
     rows = top_of(job, 1)
