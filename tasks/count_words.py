@@ -4,6 +4,7 @@ words.parquet in the cache: word, num_rows; how many rows were read, and how lon
 """
 
 import json
+from collections.abc import Iterator
 
 import pyarrow as pa
 
@@ -11,6 +12,7 @@ from finf_core.lexical import LexicalIndex, QueryText, WordCounts, count_words
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.checkpoint import LoadedModel
+from tasks.encode import checked_ids
 from tasks.fit_curvature import sample_corpus_rows
 from tasks.job import ScanJob
 from tasks.queries import Query
@@ -28,12 +30,19 @@ def count_corpus_words(job: ScanJob, pool: ActorPool) -> str:
 
 def count_on_sample(model: LoadedModel, job: ScanJob) -> None:
     """On the actor."""
-    texts = (row_text(row, model.tokenizer) for _, rows in sample_corpus_rows(model, job, SAMPLE_ROWS) for row in rows)
-    counts = count_words(texts)
+    counts = count_words(_sample_texts(model, job))
     words = {"word": list(counts.rows_of_word), "num_rows": list(counts.rows_of_word.values())}
     table = pa.table(words, schema=pa.schema([("word", pa.string()), ("num_rows", pa.int64())]))
     sizes = json.dumps({"num_rows": counts.num_rows, "mean_words": counts.mean_words})
     storage.publish_table(job.words_uri, table.replace_schema_metadata({SIZES_KEY: sizes.encode()}))
+
+
+def _sample_texts(model: LoadedModel, job: ScanJob) -> Iterator[str]:
+    for shard, rows in sample_corpus_rows(model, job, SAMPLE_ROWS):
+        for row in rows:
+            if row.token_ids is not None:
+                checked_ids(model, row, shard)  # an id outside the vocabulary stands for no text
+            yield row_text(row, model.tokenizer)
 
 
 def lexical_index(job: ScanJob, queries: list[Query]) -> LexicalIndex | None:

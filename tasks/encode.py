@@ -47,7 +47,7 @@ def encode_corpus_rows(
 def tokens_of(model: LoadedModel, rows: Sequence[CorpusRow], shard: str) -> list[RowTokens]:
     """The tokens of rows without flaw: their own, checked, or those of their text."""
     if rows and rows[0].token_ids is not None:
-        return [RowTokens(_checked_ids(model, row, shard)) for row in rows]
+        return [RowTokens(checked_ids(model, row, shard)) for row in rows]
     special = not (rows and rows[0].has_special_tokens)
     if not rows or rows[0].counted is None:
         return [RowTokens(ids) for ids in tokenize(model, [row.text or "" for row in rows], special)]
@@ -88,7 +88,7 @@ def reaches_into(offsets_T2: npt.NDArray[np.int64], spans: Sequence[Span]) -> np
     return counts_T
 
 
-def _checked_ids(model: LoadedModel, row: CorpusRow, shard: str) -> TokenIds:
+def checked_ids(model: LoadedModel, row: CorpusRow, shard: str) -> TokenIds:
     ids, num_vocabulary = row.token_ids, model.adapter.num_vocabulary
     if ids is None:
         raise InputError(f"{shard}: row {row.row}: no token ids")

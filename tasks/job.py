@@ -41,8 +41,8 @@ class ScanJob:
 
     @property
     def fingerprint(self) -> str:
-        digests = [self.model_digest, self.shards_digest, self.queries_digest, self.sample_digest]
-        return fingerprint([SCORING_VERSION, self.spec, digests])
+        inputs = (self.model_digest, self.shards_digest, self.queries_digest, self.sample_digest, self.optimizer_digest)
+        return fingerprint([SCORING_VERSION, self.spec, list(inputs)])
 
     @property
     def update(self) -> UpdateSpec:
