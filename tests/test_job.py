@@ -35,6 +35,7 @@ def changed_products(**changes: object) -> set[str]:
         ({"batch_tokens": 64}, set()),
         ({"cache_tokens": True}, set()),
         ({"name": "b"}, {"run_uri"}),
+        ({"optimizer_digest": "other"}, {"run_uri"}),  # of an update that reads none: the curvature keeps its name
         ({"model": ModelSpec(path="elsewhere")}, {"run_uri"}),
         ({"corpus": CorpusSpec(path="elsewhere")}, {"run_uri"}),
         ({"queries": QueriesSpec(path="elsewhere")}, {"run_uri"}),
