@@ -1,8 +1,7 @@
 """Test items that may leak: HumanEval, GSM8K, and functions of installed packages that the corpus does not hold.
 
-Functions stand for code that is private to its users. They come from files of which the corpus takes nothing, so that no
-sibling method of the same class gives a clean one away, and there are enough of them for controls: HumanEval has only
-164 problems.
+Functions stand for private code. They come from files of which the corpus takes nothing, so that no sibling method of
+the same class gives a clean one away, and there are enough of them for controls: HumanEval has only 164 problems.
 """
 
 import ast
@@ -23,7 +22,11 @@ PACKAGES = ("networkx", "numpy", "pandas", "scipy", "sqlalchemy", "sympy")  # be
 HELD_BACK_SHARE = 5  # every so many files are left to the items
 ITEM_CHARS = (200, 700)
 MIN_BODY_LINES = 4
-REPHRASED = {"rephrased": "python", "c": "c", "javascript": "js"}  # kind -> published file (Yang et al., arXiv:2311.04850)
+REPHRASED = {
+    "rephrased": "python",
+    "c": "c",
+    "javascript": "js",
+}  # kind -> file (Yang et al., arXiv:2311.04850)
 
 
 @dataclass(frozen=True)

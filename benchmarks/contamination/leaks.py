@@ -1,4 +1,4 @@
-"""How an item gets into a corpus: word for word, in another layout, under other names, reworded, in another language."""
+"""How an item gets into a corpus: word for word, laid out anew, under other names, rephrased, in another language."""
 
 import ast
 import re

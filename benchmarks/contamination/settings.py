@@ -32,7 +32,7 @@ class Setting:
     controls: Counts = field(default_factory=lambda: CONTROLS)
     occurrences: int = 1  # of each planted row
     seed: int = 0
-    train: TrainSettings = TrainSettings(max_row_tokens=1536)
+    train: TrainSettings = field(default_factory=lambda: TrainSettings(max_row_tokens=1536))
 
 
 def scaled(setting: Setting, share: float) -> Setting:

@@ -1,0 +1,113 @@
+"""Every method's answers for a prepared folder, cached in folder/answers/."""
+
+from functools import partial
+from pathlib import Path
+
+from benchmarks.contamination.doubles import near_doubles
+from benchmarks.contamination.finf_scan import rankings_by, read_best_rows, read_verdicts, scan_inputs
+from benchmarks.contamination.gradients import cosine_scores, released_scores, sample_queries, sample_rows
+from benchmarks.contamination.inputs import CLEAN, CONTROL, read_items, read_rows, read_truths
+from benchmarks.contamination.judge import Method, area, judged, queries_of, union
+from benchmarks.contamination.lexical import METHODS
+from benchmarks.contamination.prepare import say
+from benchmarks.contamination.rankings import Found, Rankings, cached_rankings, rank_matrix
+from benchmarks.contamination.settings import CODE, MATHS, STRATUM
+
+PARTS = ("target", "whole")  # what of a query a lexical method reads
+COPIED_FROM = 0.5  # finf_core.spec.VerdictSpec
+SAMPLED = {"released recipe": released_scores, "gradient cosine": cosine_scores}
+
+
+class Answers:
+    """The folder's corpus, truth, and what each method says of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.rows = folder, read_rows(folder)
+        self.items = {stratum: read_items(folder, stratum) for stratum in (CODE, MATHS)}
+        self.truths = read_truths(folder)
+        self.doubles = self._near_doubles()
+
+    def lexical(self, name: str) -> Method:
+        """Of the part of the query that serves the method better over all leaks: told by the truth, in its favour."""
+        methods = [judged(self._kept(self._lexical_rankings(name, part)), self.truths) for part in PARTS]
+        return max(methods, key=self._mean_area)
+
+    def finf(self) -> dict[str, Method]:
+        """As shipped (q-value or a copy's mirror ratio), and by q-value alone."""
+        rankings: dict[str, list[Found]] = {}
+        copied: set[str] = set()
+        for stratum in (CODE, MATHS):
+            run_uri = scan_inputs(self.folder, stratum)
+            rankings |= rankings_by(read_best_rows(run_uri), "control_z")
+            verdicts = read_verdicts(run_uri)
+            copied |= {
+                query
+                for query, line in verdicts.items()
+                if self.truths[query].kind != CONTROL and (line["max_mirror_ratio"] or 0.0) >= COPIED_FROM
+            }
+        plain = judged(self._kept(rankings), self.truths)
+        shipped = Method(plain.statistics, plain.p_values, plain.rankings, copied - self.doubles)
+        return {"finf": shipped, "finf, q-values alone": plain}
+
+    def sampled(self, name: str) -> Method:
+        """A method that costs a pass for each query, on a sample of queries and rows."""
+        rankings: dict[str, list[Found]] = {}
+        for stratum in (CODE, MATHS):
+            make = partial(self._rank_sample, name, stratum)
+            rankings |= cached_rankings(self._answers(name, stratum), make)
+        return judged(self._kept(rankings), self.truths)
+
+    def _rank_sample(self, name: str, stratum: str) -> dict[str, list[Found]]:
+        items = sample_queries(self.items[stratum], self.truths)
+        rows = sample_rows(self.rows, items, self.truths, 0)
+        say(f"{self.folder.name}: {name}, {len(items)} queries on {len(rows)} rows")
+        scores_RQ = SAMPLED[name](self.folder, rows, items)
+        ids, asked = [document_id for document_id, _ in rows], [item["item_id"] for item in items]
+        return rank_matrix(scores_RQ, ids, asked, self.truths)
+
+    def on_sample(self, method: Method) -> Method:
+        """What a method says, looking at the sample's queries and rows alone."""
+        rankings: dict[str, list[Found]] = {}
+        for stratum in (CODE, MATHS):
+            items = sample_queries(self.items[stratum], self.truths)
+            ids = {document_id for document_id, _ in sample_rows(self.rows, items, self.truths, 0)}
+            for item in items:
+                rows = (method.rankings or {}).get(item["item_id"], ())
+                kept = [row for row in rows if row.document_id in ids]
+                # nothing listed is in the sample: its best there is at most the last one listed
+                rankings[item["item_id"]] = kept or [Found("", row.score) for row in rows[-1:]]
+        return judged(self._kept(rankings), self.truths)
+
+    def _lexical_rankings(self, name: str, part: str) -> dict[str, list[Found]]:
+        return cached_rankings(self._answers(name, part), lambda: self._rank_lexically(name, part))
+
+    def _rank_lexically(self, name: str, part: str) -> dict[str, list[Found]]:
+        say(f"{self.folder.name}: {name} reads the {part}")
+        items = [item for stratum in self.items.values() for item in stratum]
+        queries = [item["target"] if part == "target" else item["context"] + item["target"] for item in items]
+        scores_RQ = METHODS[name]([text for _, text in self.rows], queries)
+        ids, asked = [document_id for document_id, _ in self.rows], [item["item_id"] for item in items]
+        return rank_matrix(scores_RQ, ids, asked, self.truths)
+
+    def _answers(self, name: str, part: str) -> Path:
+        return self.folder / "answers" / f"{name.replace(' ', '-')}-{part}.json"
+
+    def _near_doubles(self) -> set[str]:
+        rankings = [self._lexical_rankings("ngram_words", "target"), self._lexical_rankings("bm25", "target")]
+        items = [item for items in self.items.values() for item in items]
+        return near_doubles(items, self.rows, rankings, self.truths)
+
+    def _kept(self, rankings: Rankings) -> dict[str, list[Found]]:
+        return {query: list(rows) for query, rows in rankings.items() if query not in self.doubles}
+
+    def _mean_area(self, method: Method) -> float:
+        kinds = {truth.kind for truth in self.truths.values()} - {CLEAN, CONTROL}
+        cells = [queries_of(method, self.truths, {name}, {kind}) for name in STRATUM for kind in kinds]
+        areas = [area(method.statistics, leaked, clean) for leaked, clean in cells if leaked and clean]
+        return sum(areas) / len(areas)
+
+
+def either(first: Method, second: Method) -> Method:
+    """Leaked when either says so, at one false discovery rate for both; rows in the first one's order."""
+    values = union(first.p_values, second.p_values)
+    return Method({query: -value for query, value in values.items()}, values, first.rankings, first.also_called)
