@@ -13,6 +13,7 @@ from benchmarks.contamination.judge import Method, called_leaked, f1, grade, jud
 from benchmarks.contamination.leaks import leak_text, reformat_code
 from benchmarks.contamination.lexical import program_tokens, shared_ngrams, words
 from benchmarks.contamination.methods import either
+from benchmarks.contamination.page import kept_section, replace_section
 from benchmarks.contamination.rankings import Found, rank_matrix
 from benchmarks.contamination.settings import Setting, scaled
 from finf_core.errors import InputError
@@ -192,3 +193,17 @@ def test_a_copy_is_called_whatever_its_p_value_and_stays_so_in_a_union() -> None
     method = Method({"copy": 0.0}, {"copy": 1.0}, None, {"copy"})
     assert method.called(0.05, truths) == {"copy"}
     assert either(method, Method({"copy": 0.0}, {"copy": 1.0})).called(0.05, truths) == {"copy"}
+
+
+# ---- the page
+
+
+def test_the_section_is_replaced_where_it_stands_and_nothing_else_changes() -> None:
+    page = "# Results\n\n## Digits\n\ntext\n"
+    first = replace_section(page, "## Contamination\n\n### F1\n\nold\n")
+    assert first == "# Results\n\n## Digits\n\ntext\n\n## Contamination\n\n### F1\n\nold\n"
+    assert kept_section(first) == "## Contamination\n\n### F1\n\nold\n"
+    followed = first + "\n## Last\n\nend\n"
+    assert replace_section(followed, "## Contamination\n\nnew\n") == followed.replace("### F1\n\nold", "new")
+    assert kept_section(followed) == kept_section(first)
+    assert kept_section(page) == ""

@@ -1,5 +1,7 @@
 """finf's part: the real scan of each stratum, from a config file, and what it found."""
 
+import json
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,14 +45,20 @@ Line = dict[str, Any]
 
 
 def scan_inputs(folder: Path, queries: str) -> str:
-    """Run or finish the scan of `<queries>-queries.parquet`; the URI of its run."""
+    """Run or finish the scan of `<queries>-queries.parquet`; the URI of its run. Seconds are kept beside the config."""
     from flows.scan import scan
     from tasks.actor_plan import PoolOptions
 
     config = folder / f"{queries}.toml"
     config.write_text(CONFIG.format(name=queries, folder=folder, queries=queries), encoding="utf-8")
+    done = folder / f"{queries}-scan.json"
+    if done.exists():
+        return str(json.loads(done.read_text())["run"])
     say(f"{folder.name}: scanning for {queries}")
-    return scan(load_config(config), RunOptions(store=str(folder / "store"), pool=PoolOptions(num_actors=1)))
+    started = time.monotonic()
+    run_uri = scan(load_config(config), RunOptions(store=str(folder / "store"), pool=PoolOptions(num_actors=1)))
+    done.write_text(json.dumps({"run": run_uri, "seconds": round(time.monotonic() - started, 1)}))
+    return run_uri
 
 
 def read_best_rows(run_uri: str) -> dict[str, list[Line]]:

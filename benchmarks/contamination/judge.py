@@ -85,8 +85,9 @@ def f1(called: Set[str], leaked: Sequence[str], clean: Sequence[str]) -> dict[st
 
 
 def oracle_f1(statistics: Statistics, leaked: Sequence[str], clean: Sequence[str]) -> float:
-    """F1 of the best threshold on the statistic, chosen on the truth."""
-    thresholds = {statistics[query] for query in leaked if statistics[query] > 0}
+    """F1 of the best threshold on the statistic, chosen on the truth; the least value of all calls nothing."""
+    least = min(statistics[query] for query in (*leaked, *clean))
+    thresholds = {statistics[query] for query in leaked} - {least}
     scores = [
         f1({query for query in (*leaked, *clean) if statistics[query] >= threshold}, leaked, clean)["f1"]
         for threshold in thresholds

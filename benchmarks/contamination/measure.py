@@ -1,15 +1,17 @@
 """All methods on one setting: the cells of the table and the headline."""
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contamination.inputs import CLEAN
+from benchmarks.contamination.inputs import CLEAN, CONTROL
 from benchmarks.contamination.judge import RATES, Method, f1, grade, queries_of
 from benchmarks.contamination.leaks import KIND_GROUPS
 from benchmarks.contamination.methods import SAMPLED, Answers, either
-from benchmarks.contamination.settings import STRATUM
+from benchmarks.contamination.prepare import prepare, say
+from benchmarks.contamination.settings import CODE, STRATUM, Setting
 
 PARTNERS = ("ngram_words", "structure")  # lexical methods that finf is united with
 
@@ -20,21 +22,42 @@ def measure(folder: Path, lexical: tuple[str, ...], with_sampled: bool) -> dict[
     answers = Answers(folder)
     methods: dict[str, Method] = {name: answers.lexical(name) for name in lexical}
     methods = answers.finf() | methods
-    for partner in PARTNERS:
-        if partner in methods:
-            methods[f"finf + {partner}"] = either(methods["finf"], methods[partner])
+    for partner in PARTNERS:  # it reads the whole item: nothing is chosen by the truth here
+        methods[f"finf + {partner}"] = either(methods["finf"], answers.lexical_part(partner, "whole"))
     found: dict[str, Any] = {
-        "num_near_doubles": len(answers.doubles),
+        "facts": facts(folder, answers),
         "cells": {name: cells(method, answers) for name, method in methods.items()},
     }
     if with_sampled:
         sampled = {name: answers.sampled(name) for name in SAMPLED}
         sampled["finf"] = answers.on_sample(methods["finf"])
         found["sampled"] = {name: cells(method, answers) for name, method in sampled.items()}
+    found["ingredients"] = {name: cells(method, answers) for name, method in answers.ingredients(CODE).items()}
     found["clean_called"] = {name: clean_called(method, answers) for name, method in methods.items()}
     found["f1"] = {name: headline(method, answers, RATES[-1]) for name, method in methods.items()}
     found[f"f1_at_{RATES[0]:g}"] = {name: headline(method, answers, RATES[0]) for name, method in methods.items()}
     return found | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def facts(folder: Path, answers: Answers) -> dict[str, Any]:
+    """What the page says of the run."""
+    trained = json.loads((folder / "trained.json").read_text())
+    epochs = json.loads((folder / "setting.json").read_text())["train"]["num_epochs"]
+    scans = [json.loads(path.read_text())["seconds"] for path in sorted(folder.glob("*-scan.json"))]
+    kinds = [truth.kind for query, truth in answers.truths.items() if query not in answers.doubles]
+    return {
+        "num_rows": len(answers.rows),
+        "num_planted": sum(kind not in (CLEAN, CONTROL) for kind in kinds),
+        "num_clean": kinds.count(CLEAN),
+        "num_controls": kinds.count(CONTROL),
+        "num_near_doubles": len(answers.doubles),
+        "num_epochs": epochs,
+        "num_tokens": trained["num_tokens"],
+        "num_parameters": trained["num_parameters"],
+        "last_epoch_nats": trained["last_epoch_nats"],
+        "training_minutes": trained["seconds"] / 60,
+        "scan_minutes": sum(scans) / 60,
+    }
 
 
 def cells(method: Method, answers: Answers) -> dict[str, dict[str, Any]]:
@@ -66,3 +89,16 @@ def clean_called(method: Method, answers: Answers) -> dict[str, Mapping[str, int
         for rate in RATES
         for called in [method.called(rate, answers.truths)]
     }
+
+
+def measure_curves(root: Path, curves: Mapping[str, Setting]) -> dict[str, Any]:
+    """finf's cells at each point, and how well the model learned its corpus."""
+    found = {}
+    for name, setting in curves.items():
+        say(f"curve: {name}")
+        folder = prepare(root, setting)
+        answers = Answers(folder)
+        finf = answers.finf()["finf"]
+        trained = json.loads((folder / "trained.json").read_text())
+        found[name] = {"cells": cells(finf, answers), **trained}
+    return found

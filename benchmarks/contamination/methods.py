@@ -1,17 +1,22 @@
 """Every method's answers for a prepared folder, cached in folder/answers/."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.contamination.doubles import near_doubles
 from benchmarks.contamination.finf_scan import rankings_by, read_best_rows, read_verdicts, scan_inputs
 from benchmarks.contamination.gradients import cosine_scores, released_scores, sample_queries, sample_rows
+from benchmarks.contamination.ingredients import STATISTICS, statistics_of, weighed_together, with_shared
 from benchmarks.contamination.inputs import CLEAN, CONTROL, read_items, read_rows, read_truths
-from benchmarks.contamination.judge import Method, area, judged, queries_of, union
+from benchmarks.contamination.judge import Method, area, judged, p_values, queries_of, union
 from benchmarks.contamination.lexical import METHODS
 from benchmarks.contamination.prepare import say
-from benchmarks.contamination.rankings import Found, Rankings, cached_rankings, rank_matrix
+from benchmarks.contamination.rankings import Found, cached_rankings, rank_matrix
 from benchmarks.contamination.settings import CODE, MATHS, STRATUM
+
+T = TypeVar("T")
 
 PARTS = ("target", "whole")  # what of a query a lexical method reads
 COPIED_FROM = 0.5  # finf_core.spec.VerdictSpec
@@ -23,20 +28,23 @@ class Answers:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.rows = folder, read_rows(folder)
-        self.items = {stratum: read_items(folder, stratum) for stratum in (CODE, MATHS)}
+        items = {stratum: read_items(folder, stratum) for stratum in (CODE, MATHS)}
+        self.items = {stratum: found for stratum, found in items.items() if found}
         self.truths = read_truths(folder)
         self.doubles = self._near_doubles()
 
     def lexical(self, name: str) -> Method:
         """Of the part of the query that serves the method better over all leaks: told by the truth, in its favour."""
-        methods = [judged(self._kept(self._lexical_rankings(name, part)), self.truths) for part in PARTS]
-        return max(methods, key=self._mean_area)
+        return max((self.lexical_part(name, part) for part in PARTS), key=self._mean_area)
+
+    def lexical_part(self, name: str, part: str) -> Method:
+        return judged(self._kept(self._lexical_rankings(name, part)), self.truths)
 
     def finf(self) -> dict[str, Method]:
         """As shipped (q-value or a copy's mirror ratio), and by q-value alone."""
         rankings: dict[str, list[Found]] = {}
         copied: set[str] = set()
-        for stratum in (CODE, MATHS):
+        for stratum in self.items:
             run_uri = scan_inputs(self.folder, stratum)
             rankings |= rankings_by(read_best_rows(run_uri), "control_z")
             verdicts = read_verdicts(run_uri)
@@ -49,10 +57,25 @@ class Answers:
         shipped = Method(plain.statistics, plain.p_values, plain.rankings, copied - self.doubles)
         return {"finf": shipped, "finf, q-values alone": plain}
 
+    def ingredients(self, stratum: str) -> dict[str, Method]:
+        """Other statistics of the same scan."""
+        run_uri = scan_inputs(self.folder, stratum)
+        rows, verdicts = self._kept(read_best_rows(run_uri)), read_verdicts(run_uri)
+        rows = {query: sorted(lines, key=lambda line: -line["control_z"]) for query, lines in rows.items()}
+        found = statistics_of(rows, verdicts)
+        for name in ("ngram_words", "structure"):
+            found[f"control_z × {name}"] = with_shared(rows, self._lexical_rankings(name, "whole"))
+        methods = {name: Method(each, p_values(each, self.truths)) for name, each in found.items()}
+        without_text = {name: found[name] for name in STATISTICS}
+        return methods | {
+            "weighed together, without text": weighed_together(without_text, self.truths),
+            "weighed together, with text": weighed_together(found, self.truths),
+        }
+
     def sampled(self, name: str) -> Method:
         """A method that costs a pass for each query, on a sample of queries and rows."""
         rankings: dict[str, list[Found]] = {}
-        for stratum in (CODE, MATHS):
+        for stratum in self.items:
             make = partial(self._rank_sample, name, stratum)
             rankings |= cached_rankings(self._answers(name, stratum), make)
         return judged(self._kept(rankings), self.truths)
@@ -68,7 +91,7 @@ class Answers:
     def on_sample(self, method: Method) -> Method:
         """What a method says, looking at the sample's queries and rows alone."""
         rankings: dict[str, list[Found]] = {}
-        for stratum in (CODE, MATHS):
+        for stratum in self.items:
             items = sample_queries(self.items[stratum], self.truths)
             ids = {document_id for document_id, _ in sample_rows(self.rows, items, self.truths, 0)}
             for item in items:
@@ -97,8 +120,8 @@ class Answers:
         items = [item for items in self.items.values() for item in items]
         return near_doubles(items, self.rows, rankings, self.truths)
 
-    def _kept(self, rankings: Rankings) -> dict[str, list[Found]]:
-        return {query: list(rows) for query, rows in rankings.items() if query not in self.doubles}
+    def _kept(self, of_queries: Mapping[str, Sequence[T]]) -> dict[str, list[T]]:
+        return {query: list(rows) for query, rows in of_queries.items() if query not in self.doubles}
 
     def _mean_area(self, method: Method) -> float:
         kinds = {truth.kind for truth in self.truths.values()} - {CLEAN, CONTROL}

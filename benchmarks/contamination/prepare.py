@@ -5,6 +5,8 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from benchmarks.contamination.inputs import read_rows, write_inputs
 from benchmarks.contamination.settings import Setting
 from finf_core.fingerprint import fingerprint, short
@@ -21,10 +23,15 @@ def prepare(root: Path, setting: Setting) -> Path:
     write_inputs(folder, setting)
     texts = [text for _, text in read_rows(folder)]
     say(f"{folder.name}: training on {len(texts):,} rows")
-    trained = train_model(texts, folder / "model", setting.train, lambda share, line: say(f"  {share:4.0%}  {line}"))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    trained = train_model(texts, folder / "model", setting.train, _say_progress, device)
     found = {name: value for name, value in asdict(trained).items() if name != "folder"}
     (folder / "trained.json").write_text(json.dumps(found))
     return folder
+
+
+def _say_progress(share: float, line: str) -> None:
+    say(f"  {share:4.0%}  {line}")
 
 
 def say(line: str) -> None:

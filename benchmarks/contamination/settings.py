@@ -35,6 +35,23 @@ class Setting:
     train: TrainSettings = field(default_factory=lambda: TrainSettings(max_row_tokens=1536))
 
 
+GPU = Setting(  # one GPU, about an hour; never run so far: no machine of ours has one
+    num_rows=24_000,
+    train=TrainSettings(
+        vocab_size=16_384,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_layers=12,
+        num_heads=12,
+        initial_spread=0.02,
+        max_row_tokens=1536,
+        batch_tokens=16_384,
+        learning_rate=6e-4,
+    ),
+)
+PRESETS = {"cpu": Setting(), "gpu": GPU}
+
+
 def scaled(setting: Setting, share: float) -> Setting:
     """The same with fewer rows, plants, clean items and controls."""
 
