@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.contamination.curves import BASE
 from benchmarks.contamination.inputs import CLEAN, CONTROL
 from benchmarks.contamination.judge import RATES, Method, f1, grade, queries_of
 from benchmarks.contamination.leaks import KIND_GROUPS
@@ -101,4 +102,7 @@ def measure_curves(root: Path, curves: Mapping[str, Setting]) -> dict[str, Any]:
         finf = answers.finf()["finf"]
         trained = json.loads((folder / "trained.json").read_text())
         found[name] = {"cells": cells(finf, answers), **trained}
+        if setting == BASE:
+            others = answers.ingredients(CODE) | answers.reworded(CODE)
+            found[name]["ingredients"] = {each: cells(method, answers) for each, method in others.items()}
     return found

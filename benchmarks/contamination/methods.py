@@ -14,6 +14,7 @@ from benchmarks.contamination.judge import Method, area, judged, p_values, queri
 from benchmarks.contamination.lexical import METHODS
 from benchmarks.contamination.prepare import say
 from benchmarks.contamination.rankings import Found, cached_rankings, rank_matrix
+from benchmarks.contamination.rewordings import SEEDS, mean_rankings, write_renamed
 from benchmarks.contamination.settings import CODE, MATHS, STRATUM
 
 T = TypeVar("T")
@@ -70,6 +71,16 @@ class Answers:
         return methods | {
             "weighed together, without text": weighed_together(without_text, self.truths),
             "weighed together, with text": weighed_together(found, self.truths),
+        }
+
+    def reworded(self, stratum: str) -> dict[str, Method]:
+        """The query under other names, alone and together with the query as it is."""
+        names = [stratum, *(write_renamed(self.folder, stratum, seed) for seed in SEEDS)]
+        variants = [self._kept(read_best_rows(scan_inputs(self.folder, name))) for name in names]
+        return {
+            "query under other names": judged(mean_rankings(variants[1:2]), self.truths),
+            "query under two sets of other names": judged(mean_rankings(variants[1:]), self.truths),
+            "query as it is and under two sets of other names": judged(mean_rankings(variants), self.truths),
         }
 
     def sampled(self, name: str) -> Method:

@@ -31,6 +31,9 @@ def render_section(result: Mapping[str, Any], introduction: str) -> str:
         parts += ["### What a verdict could rest on", "", *ingredient_table(result["ingredients"]), ""]
     if "curves" in result:
         parts += ["### Curves", "", *curve_table(result["curves"]), ""]
+        for name, point in result["curves"].items():
+            if "ingredients" in point:
+                parts += [f"### Ingredients, {name}", "", *ingredient_table(point["ingredients"]), ""]
     return "\n".join(parts)
 
 

@@ -1,7 +1,7 @@
 """Asking for the same code in other words: the query itself under other names, so that its structure leads to a copy.
 
-Each variant is a scan of its own, and a row's score is its mean over the variants. Controls are reworded in the same way,
-so the verdict stays valid.
+Each variant is a scan of its own, and a row's score is its mean over the variants. Controls are reworded in the same
+way, so the verdict stays valid.
 """
 
 import ast
@@ -16,7 +16,7 @@ from benchmarks.contamination.finf_scan import Line
 from benchmarks.contamination.rankings import Found
 from tasks.demo.rename import rename_identifiers
 
-SEEDS = (1001, 1002)  # other than any that plants are drawn with
+SEEDS = (1001, 1002)  # other than that of the plants
 LEAST_Z = 0.1
 
 
@@ -42,13 +42,11 @@ def renamed_item(item: Mapping[str, str], seed: int) -> dict[str, str]:
 
 
 def mean_rankings(variants: Sequence[Mapping[str, Sequence[Line]]]) -> dict[str, list[Found]]:
-    """Rows by the mean of log(control_z) over the variants; where one does not list a row, its last listed z stands in."""
+    """Rows by the geometric mean of control_z; where a variant does not list a row, its least listed z stands in."""
     found = {}
     for query in variants[0]:
-        z_of = [
-            {line["document_id"]: max(line["control_z"], LEAST_Z) for line in variant[query]} for variant in variants
-        ]
+        z_of = [{row["document_id"]: max(row["control_z"], LEAST_Z) for row in variant[query]} for variant in variants]
         listed = sorted({row for z in z_of for row in z})
-        means = {row: float(np.mean([np.log(z.get(row, min(z.values()))) for z in z_of])) for row in listed}
+        means = {row: float(np.exp(np.mean([np.log(z.get(row, min(z.values()))) for z in z_of]))) for row in listed}
         found[query] = [Found(row, means[row]) for row in sorted(listed, key=lambda row: -means[row])]
     return found
