@@ -1,7 +1,6 @@
 """finf's part: the real scan of each stratum, from a config file, and what it found."""
 
 import json
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,20 +44,25 @@ Line = dict[str, Any]
 
 
 def scan_inputs(folder: Path, queries: str) -> str:
-    """Run or finish the scan of `<queries>-queries.parquet`; the URI of its run. Seconds are kept beside the config."""
+    """Run or finish the scan of `<queries>-queries.parquet`; the URI of its run."""
     from flows.scan import scan
     from tasks.actor_plan import PoolOptions
 
     config = folder / f"{queries}.toml"
     config.write_text(CONFIG.format(name=queries, folder=folder, queries=queries), encoding="utf-8")
-    done = folder / f"{queries}-scan.json"
+    done = folder / f"{queries}-run.txt"  # a run that is there need not be looked for by Prefect and Ray
     if done.exists():
-        return str(json.loads(done.read_text())["run"])
+        return done.read_text()
     say(f"{folder.name}: scanning for {queries}")
-    started = time.monotonic()
     run_uri = scan(load_config(config), RunOptions(store=str(folder / "store"), pool=PoolOptions(num_actors=1)))
-    done.write_text(json.dumps({"run": run_uri, "seconds": round(time.monotonic() - started, 1)}))
+    done.write_text(run_uri)
     return run_uri
+
+
+def scan_seconds(run_uri: str) -> float:
+    """Of all stages, as the report has them."""
+    report = json.loads(storage.read_bytes(storage.join(run_uri, "report.json")))
+    return float(sum(timing["seconds"] for timing in report["timings"]))
 
 
 def read_best_rows(run_uri: str) -> dict[str, list[Line]]:

@@ -36,9 +36,9 @@ def words(text: str) -> list[str]:
 
 
 def program_tokens(text: str) -> list[str]:
-    """Names of the language, numbers and signs; `v` for every other name. Docstrings and comments are left out."""
+    """Names of the language, numbers and signs; `v` for other names. Docstrings and comments go, quotes are alike."""
     bare = re.sub(r'"""(?s:.*?)"""|\'\'\'(?s:.*?)\'\'\'|/\*(?s:.*?)\*/|(?m:#.*$)|(?m://.*$)', " ", text)
-    tokens = re.findall(r"[^\W\d]\w*|\d+|[^\w\s]", bare)
+    tokens = re.findall(r"[^\W\d]\w*|\d+|[^\w\s]", bare.replace('"', "'"))
     return [token if token in KEPT_NAMES or not re.match(r"[^\W\d]", token) else "v" for token in tokens]
 
 

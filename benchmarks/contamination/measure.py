@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contamination.curves import BASE
+from benchmarks.contamination.finf_scan import scan_inputs, scan_seconds
 from benchmarks.contamination.inputs import CLEAN, CONTROL
 from benchmarks.contamination.judge import RATES, Method, f1, grade, queries_of
 from benchmarks.contamination.leaks import KIND_GROUPS
@@ -44,7 +45,6 @@ def facts(folder: Path, answers: Answers) -> dict[str, Any]:
     """What the page says of the run."""
     trained = json.loads((folder / "trained.json").read_text())
     epochs = json.loads((folder / "setting.json").read_text())["train"]["num_epochs"]
-    scans = [json.loads(path.read_text())["seconds"] for path in sorted(folder.glob("*-scan.json"))]
     kinds = [truth.kind for query, truth in answers.truths.items() if query not in answers.doubles]
     return {
         "num_rows": len(answers.rows),
@@ -57,7 +57,7 @@ def facts(folder: Path, answers: Answers) -> dict[str, Any]:
         "num_parameters": trained["num_parameters"],
         "last_epoch_nats": trained["last_epoch_nats"],
         "training_minutes": trained["seconds"] / 60,
-        "scan_minutes": sum(scans) / 60,
+        "scan_minutes": sum(scan_seconds(scan_inputs(folder, stratum)) for stratum in answers.items) / 60,
     }
 
 
