@@ -54,7 +54,7 @@ def scan_inputs(folder: Path, queries: str) -> str:
     if done.exists():
         return done.read_text()
     say(f"{folder.name}: scanning for {queries}")
-    run_uri = scan(load_config(config), RunOptions(store=str(folder / "store"), pool=PoolOptions(num_actors=1)))
+    run_uri = scan(load_config(config), RunOptions(store=str(folder / "store"), pool=PoolOptions(num_actors=2)))
     done.write_text(run_uri)
     return run_uri
 
