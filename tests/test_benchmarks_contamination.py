@@ -1,12 +1,14 @@
 """What the table of `benchmarks.contamination` rests on: what is planted, what is true, and how it is counted."""
 
 import ast
+import math
 import random
 
 import numpy as np
 import pytest
 
 from benchmarks.contamination.doubles import near_doubles, shared_share
+from benchmarks.contamination.ingredients import by_product, gap, gap_below_doubles, weighed_together
 from benchmarks.contamination.inputs import CLEAN, CONTROL, Truth, deal_items, plant
 from benchmarks.contamination.items import Item
 from benchmarks.contamination.judge import Method, called_leaked, f1, grade, judged, oracle_f1, p_values, union
@@ -61,6 +63,16 @@ def test_each_item_is_dealt_once_and_planted_as_often_as_asked() -> None:
         ids = truths[item.item_id].document_ids
         assert len(ids) == (0 if kind in (CLEAN, CONTROL) else 4)
         assert all((texts[document_id] == item.text) == (kind == "verbatim") for document_id in ids)
+
+
+def test_no_clean_item_or_control_is_a_sibling_of_a_leak() -> None:
+    items = [
+        Item(f"functions/file{place % 10}.py:f{place}", "functions", "def f():\n", "    pass\n") for place in range(40)
+    ]
+    setting = Setting(leaks={"functions": {"verbatim": 4}}, clean={"functions": 6}, controls={"functions": 6})
+    dealt = deal_items(items, "functions", setting)
+    leaking = {item.source for item, kind in dealt if kind == "verbatim"}
+    assert leaking.isdisjoint(item.source for item, kind in dealt if kind in (CLEAN, CONTROL))
 
 
 def test_an_item_leaks_only_in_forms_that_it_has() -> None:
@@ -193,6 +205,37 @@ def test_a_copy_is_called_whatever_its_p_value_and_stays_so_in_a_union() -> None
     method = Method({"copy": 0.0}, {"copy": 1.0}, None, {"copy"})
     assert method.called(0.05, truths) == {"copy"}
     assert either(method, Method({"copy": 0.0}, {"copy": 1.0})).called(0.05, truths) == {"copy"}
+
+
+def line(document_id: str, z: float, ratio: float) -> dict[str, object]:
+    return {"document_id": document_id, "control_z": z, "mirror_ratio": ratio, "row_ratio": ratio, "text_excerpt": ""}
+
+
+def test_rows_by_product_and_a_row_that_only_words_point_at() -> None:
+    rows = {"q": [line("a", 6.0, 0.1), line("b", 4.0, 0.5), line("c", 2.0, 0.05)]}
+    assert by_product(rows)["q"] == [Found("b", 2.0), Found("a", pytest.approx(0.6)), Found("c", pytest.approx(0.1))]
+    found = {row.document_id: row.score for row in by_product(rows, {"q": [Found("a", 0.95), Found("d", 0.45)]})["q"]}
+    assert found == pytest.approx({"a": 0.6 * 1.0, "b": 2.0 * 0.05, "c": 0.1 * 0.05, "d": 0.1 * 0.5})
+
+
+def test_a_leak_that_stands_twice_keeps_its_gap_below_doubles_only() -> None:
+    excerpts = ["the same words twice"] * 2 + ["one", "two", "three", "four"]
+    z_scores = [9, 9, 1, 1, 1, 1]
+    rows = [line(text, z, 0.1) | {"text_excerpt": text} for text, z in zip(excerpts, z_scores, strict=True)]
+    assert gap_below_doubles(rows, {}) == pytest.approx(math.log(9))
+    assert gap(rows, {}) == pytest.approx(math.log(9) * 3 / 4)
+
+
+def test_weights_that_were_fitted_on_the_other_half_cannot_know_a_random_statistic() -> None:
+    rng = random.Random(3)
+    kinds = ["verbatim"] * 60 + [CLEAN] * 60 + [CONTROL] * 100
+    truths = {f"{place:03}": truth(kind) for place, kind in enumerate(kinds)}
+    noise = {name: {query: rng.random() for query in truths} for name in ("one", "two")}
+    useful = {query: rng.random() + (each.kind == "verbatim") for query, each in truths.items()}
+    told_nothing, told = weighed_together(noise, truths), weighed_together(noise | {"useful": useful}, truths)
+    assert abs(grade(told_nothing, truths, "functions", {"verbatim"})["auc"] - 0.5) < 0.15
+    assert grade(told, truths, "functions", {"verbatim"})["auc"] > 0.95
+    assert told_nothing.called(0.05, truths) == set()
 
 
 # ---- the page

@@ -25,9 +25,9 @@ from tasks.checkpoint import LoadedModel, load_model
 from tasks.encode import encode_query, encode_rows
 
 RELEASED = UpdateSpec(kind="adam", learning_rate=5e-3)  # Ko et al., arXiv:2402.08922: one Adam step, |change|
-QUERIES_OF_KIND = {CLEAN: 30, CONTROL: 60}
+QUERIES_OF_KIND = {CLEAN: 20, CONTROL: 40}
 LEAKS_OF_KIND = 8
-OTHER_ROWS = 400
+OTHER_ROWS = 300
 
 Items = Sequence[Mapping[str, str]]
 

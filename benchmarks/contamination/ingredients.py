@@ -14,11 +14,11 @@ from benchmarks.contamination.finf_scan import Line
 from benchmarks.contamination.inputs import CLEAN, CONTROL, Truth
 from benchmarks.contamination.judge import Method, p_values
 from benchmarks.contamination.lexical import words
-from benchmarks.contamination.rankings import Rankings
+from benchmarks.contamination.rankings import Found, Rankings
 from finf_core.scores import Floats
 
 LEAST_Z = 0.1  # below it a z-score is noise, and its logarithm nothing to reckon with
-LEAST_SHARE = 0.02
+LEAST_RATIO, LEAST_SHARE = 0.005, 0.05
 SAME_WORDS = 0.5  # of the words of two excerpts: doubles of each other
 NUM_NEXT, NUM_TAIL = 4, 12
 
@@ -72,15 +72,23 @@ def statistics_of(rows: Mapping[str, Rows], queries: Mapping[str, Line]) -> dict
     }
 
 
-def with_shared(rows: Mapping[str, Rows], lexical: Rankings) -> dict[str, float]:
-    """The best row by control_z × (share of the query's n-grams that the row holds): both must speak for one row."""
+def by_product(rows: Mapping[str, Rows], lexical: Rankings | None = None) -> dict[str, list[Found]]:
+    """Rows by control_z × mirror_ratio: both must speak for one row.
+
+    With `lexical`, its share of the query's n-grams is a third factor. A row that only the lexical method lists has the
+    least z and the least ratio that the scan lists.
+    """
     found = {}
     for query, lines in rows.items():
-        shared = {row.document_id: row.score for row in lexical[query]}
-        found[query] = max(
-            np.log(max(line["control_z"], LEAST_Z)) + np.log(LEAST_SHARE + shared.get(line["document_id"], 0.0))
-            for line in lines
-        )
+        z = {line["document_id"]: max(line["control_z"], LEAST_Z) for line in lines}
+        ratio = {line["document_id"]: max(line["mirror_ratio"], LEAST_RATIO) for line in lines}
+        shared = {row.document_id: row.score for row in lexical[query]} if lexical else {}
+        least = min(z.values()) * min(ratio.values())
+        products = []
+        for row in sorted({*z, *shared}):
+            product = z[row] * ratio[row] if row in z else least
+            products.append(Found(row, product * (LEAST_SHARE + shared.get(row, 0.0) if lexical else 1.0)))
+        found[query] = sorted(products, key=lambda row: -row.score)
     return found
 
 

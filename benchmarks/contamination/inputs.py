@@ -43,6 +43,8 @@ class Truth:
 def deal_items(items: Sequence[Item], benchmark: str, setting: Setting) -> list[tuple[Item, str]]:
     """Draw which items leak how, which are clean, and which are controls.
 
+    No clean item or control shares its source with one that leaks: a function's sibling may be half of it.
+
     Raises:
         InputError: fewer items than were asked for.
     """
@@ -51,6 +53,9 @@ def deal_items(items: Sequence[Item], benchmark: str, setting: Setting) -> list[
     wanted = dict(setting.leaks.get(benchmark, {}))
     wanted |= {CLEAN: setting.clean.get(benchmark, 0), CONTROL: setting.controls.get(benchmark, 0)}
     for kind, num in wanted.items():
+        if kind == CLEAN:
+            leaking = {item.source for item, _ in dealt}
+            pool = [item for item in pool if item.source not in leaking]
         fits = [item for item in pool if kind in (CLEAN, CONTROL) or can_leak(item, kind)][:num]
         if len(fits) < num:
             raise InputError(f"{benchmark}: {num} items were asked for as {kind!r}; {len(fits)} are left")

@@ -1,7 +1,7 @@
 """Test items that may leak: HumanEval, GSM8K, and functions of installed packages that the corpus does not hold.
 
-Functions stand for private code. They come from files of which the corpus takes nothing, so that no sibling method of
-the same class gives a clean one away, and there are enough of them for controls: HumanEval has only 164 problems.
+Functions stand for private code. They come from files of which the corpus takes nothing, so that no variant of a clean
+one gives it away, and there are enough of them for controls: HumanEval has only 164 problems.
 """
 
 import ast
@@ -36,6 +36,11 @@ class Item:
     context: str  # read, not scored: prompt, signature and docstring, or question
     target: str  # scored: the solution
     rewordings: Mapping[str, str] = field(default_factory=dict)  # published ones, by kind
+
+    @property
+    def source(self) -> str:
+        """Items of one source (a file) may be variants of each other."""
+        return self.item_id.split(":")[0]
 
     @property
     def text(self) -> str:

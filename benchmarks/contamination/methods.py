@@ -1,14 +1,14 @@
 """Every method's answers for a prepared folder, cached in folder/answers/."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.contamination.doubles import near_doubles
-from benchmarks.contamination.finf_scan import rankings_by, read_best_rows, read_verdicts, scan_inputs
+from benchmarks.contamination.finf_scan import Line, rankings_by, read_best_rows, read_verdicts, scan_inputs
 from benchmarks.contamination.gradients import cosine_scores, released_scores, sample_queries, sample_rows
-from benchmarks.contamination.ingredients import STATISTICS, statistics_of, weighed_together, with_shared
+from benchmarks.contamination.ingredients import by_product, statistics_of, weighed_together
 from benchmarks.contamination.inputs import CLEAN, CONTROL, read_items, read_rows, read_truths
 from benchmarks.contamination.judge import Method, area, judged, p_values, queries_of, union
 from benchmarks.contamination.lexical import METHODS
@@ -42,35 +42,35 @@ class Answers:
         return judged(self._kept(self._lexical_rankings(name, part)), self.truths)
 
     def finf(self) -> dict[str, Method]:
-        """As shipped (q-value or a copy's mirror ratio), and by q-value alone."""
-        rankings: dict[str, list[Found]] = {}
-        copied: set[str] = set()
-        for stratum in self.items:
-            run_uri = scan_inputs(self.folder, stratum)
-            rankings |= rankings_by(read_best_rows(run_uri), "control_z")
-            verdicts = read_verdicts(run_uri)
-            copied |= {
-                query
-                for query, line in verdicts.items()
-                if self.truths[query].kind != CONTROL and (line["max_mirror_ratio"] or 0.0) >= COPIED_FROM
-            }
-        plain = judged(self._kept(rankings), self.truths)
-        shipped = Method(plain.statistics, plain.p_values, plain.rankings, copied - self.doubles)
-        return {"finf": shipped, "finf, q-values alone": plain}
+        """As shipped (q-value or a copy's mirror ratio); by q-value alone; by another order of the rows; with words."""
+        rows, verdicts = self._scans(self.items)
+        copied = {
+            query
+            for query, line in verdicts.items()
+            if self.truths[query].kind != CONTROL and (line["max_mirror_ratio"] or 0.0) >= COPIED_FROM
+        }
+        plain = judged(rankings_by(rows, "control_z"), self.truths)
+        structure = self._lexical_rankings("structure", "whole")
+        return {
+            "finf": Method(plain.statistics, plain.p_values, plain.rankings, copied - self.doubles),
+            "finf, q-values alone": plain,
+            "finf, control_z × mirror_ratio": judged(by_product(rows), self.truths),
+            "finf × structure": judged(by_product(rows, structure), self.truths),
+        }
 
     def ingredients(self, stratum: str) -> dict[str, Method]:
         """Other statistics of the same scan."""
-        run_uri = scan_inputs(self.folder, stratum)
-        rows, verdicts = self._kept(read_best_rows(run_uri)), read_verdicts(run_uri)
-        rows = {query: sorted(lines, key=lambda line: -line["control_z"]) for query, lines in rows.items()}
+        rows, verdicts = self._scans([stratum])
         found = statistics_of(rows, verdicts)
+        products = {"control_z × mirror_ratio": by_product(rows)}
         for name in ("ngram_words", "structure"):
-            found[f"control_z × {name}"] = with_shared(rows, self._lexical_rankings(name, "whole"))
+            products[f"… × {name}"] = by_product(rows, self._lexical_rankings(name, "whole"))
         methods = {name: Method(each, p_values(each, self.truths)) for name, each in found.items()}
-        without_text = {name: found[name] for name in STATISTICS}
+        methods |= {name: judged(each, self.truths) for name, each in products.items()}
+        texts = {name: methods[name].statistics for name in products}
         return methods | {
-            "weighed together, without text": weighed_together(without_text, self.truths),
-            "weighed together, with text": weighed_together(found, self.truths),
+            "weighed together, without text": weighed_together(found, self.truths),
+            "weighed together, with text": weighed_together(found | texts, self.truths),
         }
 
     def reworded(self, stratum: str) -> dict[str, Method]:
@@ -125,6 +125,16 @@ class Answers:
 
     def _answers(self, name: str, part: str) -> Path:
         return self.folder / "answers" / f"{name.replace(' ', '-')}-{part}.json"
+
+    def _scans(self, strata: Iterable[str]) -> tuple[dict[str, list[Line]], dict[str, Line]]:
+        """Listed rows of each query, best control_z first, and its line of queries.parquet."""
+        rows: dict[str, list[Line]] = {}
+        verdicts: dict[str, Line] = {}
+        for stratum in strata:
+            run_uri = scan_inputs(self.folder, stratum)
+            rows |= self._kept(read_best_rows(run_uri))
+            verdicts |= read_verdicts(run_uri)
+        return {q: sorted(lines, key=lambda line: -line["control_z"]) for q, lines in rows.items()}, verdicts
 
     def _near_doubles(self) -> set[str]:
         rankings = [self._lexical_rankings("ngram_words", "target"), self._lexical_rankings("bm25", "target")]

@@ -16,8 +16,8 @@ LEAKS: Mapping[str, Counts] = {
     "functions": {"verbatim": 40, "reformatted": 40, "renamed": 60},
     "gsm8k": {"verbatim": 60, "reformatted": 60},
 }
-CLEAN: Counts = {"humaneval": 52, "functions": 100, "gsm8k": 120}
-CONTROLS: Counts = {"functions": 400, "gsm8k": 400}
+CLEAN: Counts = {"humaneval": 52, "functions": 60, "gsm8k": 120}
+CONTROLS: Counts = {"functions": 250, "gsm8k": 400}
 
 
 @dataclass(frozen=True)
