@@ -74,7 +74,7 @@ def called_leaked(values: PValues, fdr: float) -> set[str]:
     return {query for query, q_value in zip(values, q_values, strict=True) if q_value <= fdr}
 
 
-def f1(called: Set[str], leaked: Sequence[str], clean: Sequence[str]) -> dict[str, float]:
+def f1(called: Set[str], leaked: Sequence[str], clean: Sequence[str]) -> dict[str, Any]:
     """Precision, recall and F1 over these queries; precision is None where nothing was called."""
     true, false = len(called & set(leaked)), len(called & set(clean))
     return {

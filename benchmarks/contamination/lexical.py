@@ -27,6 +27,9 @@ OTHER_LANGUAGES = (
 KEPT_NAMES = frozenset({*keyword.kwlist, *dir(builtins), *OTHER_LANGUAGES.split()})
 QUERIES_AT_ONCE = 16
 
+PARTS = ("target", "whole")  # what of a query a method reads
+PARTS_OF = {"minilm": ("whole",)}  # where one of them costs half an hour
+
 Texts = Sequence[str]
 Words = Callable[[str], list[str]]
 
@@ -93,7 +96,16 @@ def _sketches(texts: Texts) -> np.ndarray:
 
 
 def bm25(rows: Texts, queries: Texts) -> Floats:
-    return bm25_scores(rows, queries, 0) / np.array([max(1, len(words(query))) for query in queries])
+    per_word_RQ: Floats = bm25_scores(rows, queries, 0) / np.array([max(1, len(words(query))) for query in queries])
+    return per_word_RQ
+
+
+def minilm(rows: Texts, queries: Texts) -> Floats:
+    """Rows of like length together: a batch is as long as its longest text."""
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    scores_RQ = np.empty((len(rows), len(queries)))
+    scores_RQ[order] = minilm_scores([rows[place] for place in order], queries, 0)
+    return scores_RQ
 
 
 METHODS: dict[str, Callable[[Texts, Texts], Floats]] = {
@@ -102,5 +114,5 @@ METHODS: dict[str, Callable[[Texts, Texts], Floats]] = {
     "structure": lambda rows, queries: shared_ngrams(program_tokens, rows, queries, by_rarity=True),
     "minhash": minhash,
     "bm25": bm25,
-    "minilm": lambda rows, queries: minilm_scores(rows, queries, 0),
+    "minilm": minilm,
 }

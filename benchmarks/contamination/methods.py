@@ -11,7 +11,7 @@ from benchmarks.contamination.gradients import cosine_scores, released_scores, s
 from benchmarks.contamination.ingredients import by_product, statistics_of, weighed_together
 from benchmarks.contamination.inputs import CLEAN, CONTROL, read_items, read_rows, read_truths
 from benchmarks.contamination.judge import Method, area, judged, p_values, queries_of, union
-from benchmarks.contamination.lexical import METHODS
+from benchmarks.contamination.lexical import METHODS, PARTS, PARTS_OF
 from benchmarks.contamination.prepare import say
 from benchmarks.contamination.rankings import Found, cached_rankings, rank_matrix
 from benchmarks.contamination.rewordings import SEEDS, mean_rankings, write_renamed
@@ -19,7 +19,6 @@ from benchmarks.contamination.settings import CODE, MATHS, STRATUM
 
 T = TypeVar("T")
 
-PARTS = ("target", "whole")  # what of a query a lexical method reads
 COPIED_FROM = 0.5  # finf_core.spec.VerdictSpec
 SAMPLED = {"released recipe": released_scores, "gradient cosine": cosine_scores}
 
@@ -36,7 +35,7 @@ class Answers:
 
     def lexical(self, name: str) -> Method:
         """Of the part of the query that serves the method better over all leaks: told by the truth, in its favour."""
-        return max((self.lexical_part(name, part) for part in PARTS), key=self._mean_area)
+        return max((self.lexical_part(name, part) for part in PARTS_OF.get(name, PARTS)), key=self._mean_area)
 
     def lexical_part(self, name: str, part: str) -> Method:
         return judged(self._kept(self._lexical_rankings(name, part)), self.truths)

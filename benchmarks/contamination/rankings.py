@@ -32,7 +32,7 @@ def rank_matrix(
     found: dict[str, list[Found]] = {}
     for scores_R, query_id in zip(scores_RQ.T, query_ids, strict=True):
         planted = set(truths[query_id].document_ids)
-        listed = np.flatnonzero(scores_R >= np.sort(scores_R)[-min(NUM_LISTED, len(scores_R))])
+        listed = np.flatnonzero(scores_R >= np.sort(scores_R)[-min(NUM_LISTED, len(scores_R))]).tolist()
         order = sorted((-scores_R[row], document_ids[row] in planted, row) for row in listed if scores_R[row] > 0)
         found[query_id] = [Found(document_ids[row], -float(score)) for score, _, row in order[:NUM_LISTED]]
     return found
