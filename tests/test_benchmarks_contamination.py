@@ -17,8 +17,10 @@ from benchmarks.contamination.lexical import program_tokens, shared_ngrams, word
 from benchmarks.contamination.methods import either
 from benchmarks.contamination.page import kept_section, replace_section
 from benchmarks.contamination.rankings import Found, rank_matrix
+from benchmarks.contamination.rewordings import FUNCTION_WORDS, VALUE_WORDS, mean_rankings, renamed_item
 from benchmarks.contamination.settings import Setting, scaled
 from finf_core.errors import InputError
+from tasks.demo import rename
 from tasks.demo.plants import humaneval_problems
 from tasks.demo.rename import rename_identifiers
 
@@ -139,6 +141,25 @@ def test_a_clean_item_with_a_double_in_the_corpus_is_noticed() -> None:
     truths = {"double": truth(CONTROL), "planted": truth("verbatim"), "clean": truth(CLEAN)}
     assert near_doubles(items, rows, [ranked], truths) == {"double"}
     assert shared_share(solution, solution.replace("total", "result")) < 0.8
+
+
+def test_a_query_under_other_names_shares_no_name_with_its_renamed_copy() -> None:
+    assert not set(VALUE_WORDS.split()) & set(rename.VALUE_WORDS.split())
+    assert not set(FUNCTION_WORDS.split()) & set(rename.FUNCTION_WORDS.split())
+    item = {"item_id": "q", "context": PROBLEMS[0].prompt, "target": PROBLEMS[0].canonical_solution}
+    asked = renamed_item(item, 1)
+    assert asked["context"].endswith(":\n")
+    assert asked["context"].count("def ") == 1
+    assert '"""' not in asked["context"] + asked["target"]
+    assert ast.dump(ast.parse(asked["context"] + asked["target"]).body[-1].returns) == ast.dump(
+        ast.Name("bool", ast.Load())
+    )
+
+
+def test_a_row_that_one_variant_does_not_list_gets_its_least() -> None:
+    first, second = {"q": [line("a", 8.0, 0.1), line("b", 2.0, 0.1)]}, {"q": [line("b", 8.0, 0.1), line("c", 4.0, 0.1)]}
+    found = {row.document_id: row.score for row in mean_rankings([first, second])["q"]}
+    assert found == pytest.approx({"a": math.sqrt(8 * 4), "b": 4.0, "c": math.sqrt(2 * 4)})
 
 
 # ---- how it is counted

@@ -25,9 +25,10 @@ from tasks.checkpoint import LoadedModel, load_model
 from tasks.encode import encode_query, encode_rows
 
 RELEASED = UpdateSpec(kind="adam", learning_rate=5e-3)  # Ko et al., arXiv:2402.08922: one Adam step, |change|
-QUERIES_OF_KIND = {CLEAN: 20, CONTROL: 40}
-LEAKS_OF_KIND = 8
-OTHER_ROWS = 300
+QUERIES_OF_KIND = {CLEAN: 15, CONTROL: 20}
+LEAKS_OF_KIND = 5
+OTHER_ROWS = 150
+BATCH_TOKENS = 4096
 
 Items = Sequence[Mapping[str, str]]
 
@@ -54,9 +55,12 @@ def sample_rows(rows: Sequence[Row], items: Items, truths: Mapping[str, Truth], 
 def released_scores(folder: Path, rows: Sequence[Row], items: Items) -> Floats:
     """|change of the mean loss| of each row after one Adam step away from each query, (R, Q)."""
     model, examples = _load(folder, rows)
-    columns = []
+    columns: list[Floats] = []
+    base = None  # the base model's losses, which all queries share
     for place, windows in enumerate(_query_windows(folder, model, items)):
-        losses = score_rows(model.adapter, examples, [mirrored_update(model.adapter, windows, RELEASED)], 4096)
+        update = mirrored_update(model.adapter, windows, RELEASED)
+        losses = score_rows(model.adapter, examples, [update], BATCH_TOKENS, base=base)
+        base = losses.base
         change_R = influence_score(losses.base_nats_R, losses.mirrored_nats_RQ[:, 0], "ascent")
         columns.append(np.abs(change_R) / losses.num_targets_R)
         if place % 20 == 0:

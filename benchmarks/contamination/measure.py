@@ -93,15 +93,14 @@ def clean_called(method: Method, answers: Answers) -> dict[str, Mapping[str, int
 
 
 def measure_curves(root: Path, curves: Mapping[str, Setting]) -> dict[str, Any]:
-    """finf's cells at each point, and how well the model learned its corpus."""
-    found = {}
+    """finf's cells at each point, and how well the model learned its corpus; at the base, all ingredients."""
+    found: dict[str, Any] = {}
     for name, setting in curves.items():
         say(f"curve: {name}")
         folder = prepare(root, setting)
         answers = Answers(folder)
-        finf = answers.finf()["finf"]
         trained = json.loads((folder / "trained.json").read_text())
-        found[name] = {"cells": cells(finf, answers), **trained}
+        found[name] = {"cells": {each: cells(method, answers) for each, method in answers.finf().items()}, **trained}
         if setting == BASE:
             others = answers.ingredients(CODE) | answers.reworded(CODE)
             found[name]["ingredients"] = {each: cells(method, answers) for each, method in others.items()}

@@ -16,13 +16,18 @@ from benchmarks.contamination.finf_scan import Line
 from benchmarks.contamination.rankings import Found
 from tasks.demo.rename import rename_identifiers
 
-SEEDS = (1001, 1002)  # other than that of the plants
+SEEDS = (1, 2)
+# none of these is a word that plants are named with: a query must not meet its copy by the renamer's taste
+VALUE_WORDS = (
+    "a b c d e g h i j k m n p q r s t u v w x y z arr cnt index value data result text word key name size length"
+)
+FUNCTION_WORDS = "f func process helper convert apply transform evaluate determine produce"
 LEAST_Z = 0.1
 
 
 def write_renamed(folder: Path, stratum: str, seed: int) -> str:
     """Queries and controls under other names, as `<name>-queries.parquet` and `-controls.parquet`; the name."""
-    name = f"{stratum}-renamed{seed}"
+    name = f"{stratum}-other-names-{seed}"
     for part in ("queries", "controls"):
         items = pq.read_table(folder / f"{stratum}-{part}.parquet").to_pylist()
         renamed = [renamed_item(item, seed) for item in items]
@@ -32,7 +37,7 @@ def write_renamed(folder: Path, stratum: str, seed: int) -> str:
 
 def renamed_item(item: Mapping[str, str], seed: int) -> dict[str, str]:
     """Context: up to the header of the last function; target: its body."""
-    source = rename_identifiers(item["context"] + item["target"], seed)
+    source = rename_identifiers(item["context"] + item["target"], seed, VALUE_WORDS, FUNCTION_WORDS)
     function = ast.parse(source).body[-1]
     if not isinstance(function, ast.FunctionDef):
         return {"item_id": item["item_id"], "context": "", "target": source}
