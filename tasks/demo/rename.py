@@ -38,12 +38,18 @@ NAME_FIELD = {
 }
 
 
-def rename_identifiers(source: str, seed: int = 0) -> str:
+FUNCTION_WORDS = " ".join(f"{verb}_{noun}" for verb in VERBS.split() for noun in NOUNS.split())
+
+
+def rename_identifiers(
+    source: str, seed: int = 0, value_words: str = VALUE_WORDS, function_words: str = FUNCTION_WORDS
+) -> str:
     """Write the same program under other names, without docstrings and comments.
 
     Args:
         source: a module of functions, usually one HumanEval problem: prompt and solution together.
         seed: another seed draws other names; the draw depends on the source too.
+        value_words, function_words: what names are drawn from; when they run out, they are numbered.
 
     Raises:
         InputError: the source does not parse, or defines a class, whose names are attributes elsewhere.
@@ -56,7 +62,10 @@ def rename_identifiers(source: str, seed: int = 0) -> str:
     if any(isinstance(node, ast.ClassDef) for node in ast.walk(tree)):
         raise InputError("cannot rename a source that defines a class: give functions only")
     parameters = _parameters_by_function(tree)
-    renaming = _draw_names(owned, set(parameters), _reserved_words(tree), random.Random(f"{seed} {source}"))
+    rng, reserved = random.Random(f"{seed} {source}"), _reserved_words(tree)
+    value_names = _endless(value_words.split(), reserved, rng)
+    function_names = _endless(function_words.split(), reserved, rng)
+    renaming = {name: next(function_names if name in parameters else value_names) for name in sorted(owned)}
     return ast.unparse(_Renamer(renaming, parameters).visit(tree)) + "\n"
 
 
@@ -90,12 +99,6 @@ def _reserved_words(tree: ast.Module) -> set[str]:
     """Words that a drawn name must not be: every string in the tree is one too many rather than one too few."""
     in_tree = {value for node in ast.walk(tree) for _, value in ast.iter_fields(node) if isinstance(value, str)}
     return in_tree | set(dir(builtins)) | set(keyword.kwlist) | set(keyword.softkwlist)
-
-
-def _draw_names(owned: set[str], functions: set[str], reserved: set[str], rng: random.Random) -> dict[str, str]:
-    value_names = _endless(VALUE_WORDS.split(), reserved, rng)
-    function_names = _endless([f"{verb}_{noun}" for verb in VERBS.split() for noun in NOUNS.split()], reserved, rng)
-    return {name: next(function_names if name in functions else value_names) for name in sorted(owned)}
 
 
 def _endless(words: Iterable[str], reserved: set[str], rng: random.Random) -> Iterator[str]:

@@ -63,7 +63,9 @@ class TrainResult:
     last_epoch_nats: float  # mean training loss per target over the last epoch
 
 
-def train_model(texts: Sequence[str], folder: Path, settings: TrainSettings, progress: Progress) -> TrainResult:
+def train_model(
+    texts: Sequence[str], folder: Path, settings: TrainSettings, progress: Progress, device: str = "cpu"
+) -> TrainResult:
     """Train a tokenizer and a model on `texts`, each a row of its own, and save both into `folder`.
 
     Raises:
@@ -74,7 +76,7 @@ def train_model(texts: Sequence[str], folder: Path, settings: TrainSettings, pro
     rows = _encode(tokenizer, texts, settings.max_row_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(_model_config(tokenizer, settings))
+        model = LlamaForCausalLM(_model_config(tokenizer, settings)).to(device)
     num_steps, last_epoch_nats = _optimise(model, rows, settings, progress)
     tokenizer.save_pretrained(folder)
     with _no_progress_bars():
@@ -181,7 +183,7 @@ def _rate_share(share_done: float, warmup_share: float) -> float:
 def _train_step(
     model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, rows: list[Tensor], settings: TrainSettings
 ) -> float:
-    labels_BT = pad_sequence(rows, batch_first=True, padding_value=IGNORE_INDEX)
+    labels_BT = pad_sequence(rows, batch_first=True, padding_value=IGNORE_INDEX).to(model.device)
     ids_BT = labels_BT.clamp(min=0)  # padding is on the right: no real position attends to it
     loss = model(input_ids=ids_BT, labels=labels_BT).loss
     loss.backward()
