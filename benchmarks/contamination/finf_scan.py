@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.contamination.prepare import say
 from benchmarks.contamination.rankings import Found
+from finf_core.spec import SCORING_VERSION
 from tasks import storage
 from tasks.config import load_config
 from tasks.options import RunOptions
@@ -50,7 +51,7 @@ def scan_inputs(folder: Path, queries: str) -> str:
 
     config = folder / f"{queries}.toml"
     config.write_text(CONFIG.format(name=queries, folder=folder, queries=queries), encoding="utf-8")
-    done = folder / f"{queries}-run.txt"  # a run that is there need not be looked for by Prefect and Ray
+    done = folder / f"{queries}-run-{SCORING_VERSION}.txt"  # a run that is there needs no Prefect and no Ray
     if done.exists():
         return done.read_text()
     say(f"{folder.name}: scanning for {queries}")

@@ -23,7 +23,7 @@ def measure(folder: Path, lexical: tuple[str, ...], with_sampled: bool) -> dict[
     started = time.monotonic()
     answers = Answers(folder)
     methods: dict[str, Method] = {name: answers.lexical(name) for name in lexical}
-    methods = answers.finf() | methods
+    methods = answers.finf() | answers.reworded() | methods
     for partner in PARTNERS:  # it reads the whole item: nothing is chosen by the truth here
         methods[f"finf + {partner}"] = either(methods["finf"], answers.lexical_part(partner, "whole"))
     found: dict[str, Any] = {
@@ -102,6 +102,6 @@ def measure_curves(root: Path, curves: Mapping[str, Setting]) -> dict[str, Any]:
         trained = json.loads((folder / "trained.json").read_text())
         found[name] = {"cells": {each: cells(method, answers) for each, method in answers.finf().items()}, **trained}
         if setting == BASE:
-            others = answers.ingredients(CODE) | answers.reworded(CODE)
+            others = answers.ingredients(CODE) | answers.reworded()
             found[name]["ingredients"] = {each: cells(method, answers) for each, method in others.items()}
     return found

@@ -72,14 +72,17 @@ class Answers:
             "weighed together, with text": weighed_together(found | texts, self.truths),
         }
 
-    def reworded(self, stratum: str) -> dict[str, Method]:
-        """The query under other names, alone and together with the query as it is."""
-        names = [stratum, *(write_renamed(self.folder, stratum, seed) for seed in SEEDS)]
-        variants = [self._kept(read_best_rows(scan_inputs(self.folder, name))) for name in names]
+    def reworded(self) -> dict[str, Method]:
+        """Code asked for under other names (maths as it is), alone and together with the query as it is."""
+        plain, _ = self._scans(self.items)
+        variants = [plain | self._scans([write_renamed(self.folder, CODE, seed)])[0] for seed in SEEDS]
+        one, two = by_product(variants[0]), mean_rankings([by_product(variant) for variant in variants])
+        as_it_is, structure = judged(by_product(plain), self.truths), self._lexical_rankings("structure", "whole")
         return {
-            "query under other names": judged(mean_rankings(variants[1:2]), self.truths),
-            "query under two sets of other names": judged(mean_rankings(variants[1:]), self.truths),
-            "query as it is and under two sets of other names": judged(mean_rankings(variants), self.truths),
+            "finf, other names": judged(one, self.truths),
+            "finf, two sets of other names": judged(two, self.truths),
+            "finf, other names × structure": judged(by_product(variants[0], structure), self.truths),
+            "finf, as it is or other names": either(judged(two, self.truths), as_it_is),
         }
 
     def sampled(self, name: str) -> Method:

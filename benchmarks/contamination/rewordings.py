@@ -5,15 +5,15 @@ way, so the verdict stays valid.
 """
 
 import ast
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.contamination.finf_scan import Line
-from benchmarks.contamination.rankings import Found
+from benchmarks.contamination.rankings import Found, Rankings
 from tasks.demo.rename import rename_identifiers
 
 SEEDS = (1, 2)
@@ -22,7 +22,6 @@ VALUE_WORDS = (
     "a b c d e g h i j k m n p q r s t u v w x y z arr cnt index value data result text word key name size length"
 )
 FUNCTION_WORDS = "f func process helper convert apply transform evaluate determine produce"
-LEAST_Z = 0.1
 
 
 def write_renamed(folder: Path, stratum: str, seed: int) -> str:
@@ -46,12 +45,13 @@ def renamed_item(item: Mapping[str, str], seed: int) -> dict[str, str]:
     return {"item_id": item["item_id"], "context": "".join(lines[:start]), "target": "".join(lines[start:])}
 
 
-def mean_rankings(variants: Sequence[Mapping[str, Sequence[Line]]]) -> dict[str, list[Found]]:
-    """Rows by the geometric mean of control_z; where a variant does not list a row, its least listed z stands in."""
+def mean_rankings(variants: Sequence[Rankings]) -> dict[str, list[Found]]:
+    """Rows by the geometric mean of their scores; where a variant does not list one, its least score stands in."""
     found = {}
     for query in variants[0]:
-        z_of = [{row["document_id"]: max(row["control_z"], LEAST_Z) for row in variant[query]} for variant in variants]
-        listed = sorted({row for z in z_of for row in z})
-        means = {row: float(np.exp(np.mean([np.log(z.get(row, min(z.values()))) for z in z_of]))) for row in listed}
-        found[query] = [Found(row, means[row]) for row in sorted(listed, key=lambda row: -means[row])]
+        scores_of = [{row.document_id: row.score for row in variant[query]} for variant in variants]
+        listed = sorted({row for scores in scores_of for row in scores})
+        means = [fmean(math.log(scores.get(row, min(scores.values()))) for scores in scores_of) for row in listed]
+        rows = [Found(row, math.exp(mean)) for row, mean in zip(listed, means, strict=True)]
+        found[query] = sorted(rows, key=lambda row: -row.score)
     return found
