@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -76,7 +76,8 @@ def train_model(
     rows = _encode(tokenizer, texts, settings.max_row_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(_model_config(tokenizer, settings)).to(device)
+        model = LlamaForCausalLM(_model_config(tokenizer, settings))
+        nn.Module.to(model, torch.device(device))
     num_steps, last_epoch_nats = _optimise(model, rows, settings, progress)
     tokenizer.save_pretrained(folder)
     with _no_progress_bars():
