@@ -7,7 +7,6 @@ from typing import TypeVar
 
 from benchmarks.contamination.doubles import near_doubles
 from benchmarks.contamination.finf_scan import Line, rankings_by, read_best_rows, read_verdicts, scan_inputs
-from benchmarks.contamination.gradients import cosine_scores, released_scores, sample_queries, sample_rows
 from benchmarks.contamination.ingredients import by_product, statistics_of, weighed_together
 from benchmarks.contamination.inputs import CLEAN, CONTROL, read_items, read_rows, read_truths
 from benchmarks.contamination.judge import Method, area, judged, p_values, queries_of, union
@@ -15,12 +14,19 @@ from benchmarks.contamination.lexical import METHODS, PARTS, PARTS_OF
 from benchmarks.contamination.prepare import say
 from benchmarks.contamination.rankings import Found, cached_rankings, rank_matrix
 from benchmarks.contamination.rewordings import SEEDS, mean_rankings, write_renamed
+from benchmarks.contamination.sampled import (
+    cosine_scores,
+    embedding_scores,
+    released_scores,
+    sample_queries,
+    sample_rows,
+)
 from benchmarks.contamination.settings import CODE, MATHS, STRATUM
 
 T = TypeVar("T")
 
 COPIED_FROM = 0.5  # finf_core.spec.VerdictSpec
-SAMPLED = {"released recipe": released_scores, "gradient cosine": cosine_scores}
+SAMPLED = {"released recipe": released_scores, "gradient cosine": cosine_scores, "minilm": embedding_scores}
 
 
 class Answers:

@@ -1,4 +1,4 @@
-"""What costs a pass for each query: the paper's released recipe; and row gradients. Both on a sample of the rows.
+"""What is too slow for the whole corpus here: the released recipe, row gradients, embeddings; on a sample of the rows.
 
 The sample holds every planted row of the queries asked, so these methods have less to tell apart than the whole corpus:
 an advantage, which finf is given too where it is set beside them.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contamination.inputs import CLEAN, CONTROL, Row, Truth
+from benchmarks.contamination.lexical import minilm
 from benchmarks.contamination.prepare import say
 from finf_core.gradients import summed_gradient
 from finf_core.scores import Floats, influence_score
@@ -73,6 +74,11 @@ def cosine_scores(folder: Path, rows: Sequence[Row], items: Items) -> Floats:
     model, examples = _load(folder, rows)
     queries_QP = torch.stack([_unit_gradient(model, query) for query in _query_windows(folder, model, items)])
     return torch.stack([queries_QP @ _unit_gradient(model, row) for row in examples]).double().numpy()
+
+
+def embedding_scores(folder: Path, rows: Sequence[Row], items: Items) -> Floats:
+    """Cosine of the embeddings of row and whole item, (R, Q): no gradient, and slow on a CPU."""
+    return minilm([text for _, text in rows], [item["context"] + item["target"] for item in items])
 
 
 def _unit_gradient(model: LoadedModel, windows: Sequence[Window]) -> Tensor:
