@@ -136,10 +136,21 @@ def test_a_field_that_is_called_type_does_not_hide_the_class() -> None:
     assert fingerprint(Apple(type="ripe")) != fingerprint(Pear(type="ripe"))
 
 
+CHOICES = {"choices_column": "choices", "answer_column": "answer"}
+GO_TOGETHER: dict[str, dict[str, dict[str, Any]]] = {  # fields that the spec's checks let change only with others
+    "corpus": {
+        "text_template": {"text_template": "{a}"},
+        "loss_on": {"messages_column": "chat", "loss_on": "assistant"},
+    },
+    "queries": {"choices_column": CHOICES, "answer_column": CHOICES | {"answer_column": "other"}},
+}
+
+
 @pytest.mark.parametrize("part", ["model", "corpus", "queries", "update", "rank"])
 def test_every_field_of_a_spec_is_part_of_its_fingerprint(part: str) -> None:
     section = getattr(SCAN, part)
     changes = {field.name: {field.name: changed(getattr(section, field.name))} for field in fields(section)}
+    changes |= GO_TOGETHER.get(part, {})
     if part == "update":  # some only go together
         section = replace(section, kind="adam_moments", optimizer_state="optimizer.pt")
         changes["kind"] = {"kind": "ekfac", "optimizer_state": None}
