@@ -99,7 +99,7 @@ def test_a_scan_from_s3_to_s3_finds_the_leak_then_runs_from_cache_then_mends_wha
     states = {run["name"]: run["state"]["name"] for run in new}
     assert states.pop("resolve inputs") == "Completed"
     assert set(states.values()) == {"Cached"}, states
-    assert len(states) == 8
+    assert len(states) == 10
 
     lost = sorted(units)[0]
     for uri in (lost, *(storage.join(first["run"], name) for name in ("report.json", "totals.json"))):
