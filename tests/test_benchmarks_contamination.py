@@ -157,7 +157,7 @@ def test_a_query_under_other_names_shares_no_name_with_its_renamed_copy() -> Non
 
 
 def test_a_row_that_one_variant_does_not_list_gets_its_least() -> None:
-    first, second = {"q": [line("a", 8.0, 0.1), line("b", 2.0, 0.1)]}, {"q": [line("b", 8.0, 0.1), line("c", 4.0, 0.1)]}
+    first, second = {"q": [Found("a", 8.0), Found("b", 2.0)]}, {"q": [Found("b", 8.0), Found("c", 4.0)]}
     found = {row.document_id: row.score for row in mean_rankings([first, second])["q"]}
     assert found == pytest.approx({"a": math.sqrt(8 * 4), "b": 4.0, "c": math.sqrt(2 * 4)})
 

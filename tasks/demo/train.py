@@ -76,7 +76,8 @@ def train_model(
     rows = _encode(tokenizer, texts, settings.max_row_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        model = LlamaForCausalLM(_model_config(tokenizer, settings)).to(device)
+        model = LlamaForCausalLM(_model_config(tokenizer, settings))
+    torch.nn.Module.to(model, device)  # in place; transformers wraps its own `to` beyond what mypy can read
     num_steps, last_epoch_nats = _optimise(model, rows, settings, progress)
     tokenizer.save_pretrained(folder)
     with _no_progress_bars():
