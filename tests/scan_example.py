@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers import AutoTokenizer
 
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, UpdateSpec
 from tasks import storage
@@ -89,6 +90,15 @@ def write_shards(uri: str, rows: Sequence[str | None], num_shards: int, group_ro
         pq.write_table(table, buffer, row_group_size=group_rows)
         storage.publish_bytes(storage.join(uri, f"shard-{shard:03d}.parquet"), buffer.getvalue())
     return storage.join(uri, "*.parquet")
+
+
+def write_token_ids(uri: str, model: str) -> CorpusSpec:
+    """Eight random rows and LEAK, document "8", as the token ids of a model's tokenizer."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows = [*texts(8), LEAK]
+    ids = [tokenizer(row)["input_ids"] for row in rows]
+    storage.publish_table(uri, pa.table({"ids": ids, "id": [str(row) for row in range(len(rows))]}))
+    return CorpusSpec(path=uri, tokens_column="ids", id_column="id")
 
 
 def write_queries(uri: str, items: Sequence[tuple[str, str]] | None = None) -> str:

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import scan_example
 from test_shard_scorer import score_everything
 
 from finf_core.alignment import SharedSpan
-from finf_core.spec import CorpusSpec, ScanSpec, StrategySpec
-from tasks import report_queries, storage
+from finf_core.spec import ScanSpec, StrategySpec
+from tasks import report_queries
 from tasks.encode import RowTokens, ShownTokens
 from tasks.explain import MARGIN, MOST_CHARACTERS, Part, explain_part, part_to_show
 from tasks.job import ScanJob
@@ -92,13 +91,7 @@ def test_in_a_large_report_only_first_rows_and_those_shown_have_texts(
 
 
 def test_rows_of_token_ids_are_shown_as_what_the_ids_stand_for(spec: ScanSpec, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(spec.model.path)
-    rows = [*scan_example.texts(8), scan_example.LEAK]
-    ids = pa.table({"ids": [tokenizer(row)["input_ids"] for row in rows], "id": [str(row) for row in range(9)]})
-    storage.publish_table(str(tmp_path / "tokens.parquet"), ids)
-    corpus = CorpusSpec(path=str(tmp_path / "tokens.parquet"), tokens_column="ids", id_column="id")
+    corpus = scan_example.write_token_ids(str(tmp_path / "tokens.parquet"), spec.model.path)
     job = score_everything(dataclasses.replace(spec, corpus=corpus), tmp_path)
     shown = top_of(job, 0)[0]["evidence"]
     assert scan_example.LEAK in shown["text"]

@@ -3,12 +3,11 @@
 import dataclasses
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import scan_example
 from test_shard_scorer import score_everything
 
-from finf_core.spec import CorpusSpec, RankSpec, ScanSpec, StrategySpec
+from finf_core.spec import RankSpec, ScanSpec, StrategySpec
 from tasks import storage
 from tasks.job import ScanJob
 
@@ -61,12 +60,6 @@ def test_without_words_there_are_only_scores(spec: ScanSpec, tmp_path: Path) -> 
 
 
 def test_rows_of_token_ids_are_compared_by_the_words_that_they_stand_for(spec: ScanSpec, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(spec.model.path)
-    rows = [*scan_example.texts(8), scan_example.LEAK]
-    ids = pa.table({"ids": [tokenizer(row)["input_ids"] for row in rows], "id": [str(row) for row in range(9)]})
-    storage.publish_table(str(tmp_path / "tokens.parquet"), ids)
-    corpus = CorpusSpec(path=str(tmp_path / "tokens.parquet"), tokens_column="ids", id_column="id")
+    corpus = scan_example.write_token_ids(str(tmp_path / "tokens.parquet"), spec.model.path)
     job = score_everything(dataclasses.replace(spec, corpus=corpus), tmp_path)
     assert listed(job, "0")["8"]["shared"] == 1.0
