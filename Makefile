@@ -13,13 +13,17 @@ PEERS := bergson==2.5.1 peft==0.21.2 torchopt==0.7.3 jaxtyping==0.3.11 wadler-li
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test check format results peers clean
+.PHONY: demo test fuzz check format results peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
 
 test: $(VENV)/.installed debian-packages check
 	$(BIN)/python -m pytest
+
+# The readers of config, queries, Parquet and templates on many more inputs than `make test` tries: minutes.
+fuzz: $(VENV)/.installed
+	FINF_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest --timeout 3000 tests/test_fuzz_*.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

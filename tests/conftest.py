@@ -1,5 +1,6 @@
 """What several test files share. Servers are real, on loopback, and stopped in the end."""
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ import hypothesis
 import pytest
 import scan_example
 import torch
+from fuzz_counts import tried
 from playwright.sync_api import Browser
 from prefect_server import running_prefect_server
 from report_page import OpenPage, page_opener, running_browser
@@ -78,6 +80,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if tried:
+        terminalreporter.write_line(f"inputs tried: {json.dumps(dict(sorted(tried.items())))}")
 
 
 @pytest.fixture(scope="module")
