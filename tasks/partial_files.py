@@ -17,6 +17,18 @@ def is_partial(name: str) -> bool:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file of which nobody ever sees a part, not even after a loss of power."""
+    with _written_beside(path, data) as partial:
+        partial.replace(path)
+
+
+def create_whole(path: Path, data: bytes) -> None:
+    """The same, for the first of several writers only. Raises FileExistsError to all others."""
+    with _written_beside(path, data) as partial:
+        os.link(partial, path)
+
+
+@contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_path(path)
     try:
@@ -24,7 +36,7 @@ def write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        yield partial
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)

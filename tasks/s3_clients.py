@@ -36,6 +36,12 @@ def arrow_filesystem() -> Any:
     return _cached_arrow(*_cache_key())
 
 
+def forget_clients() -> None:
+    """Make new ones at the next call, with the credentials that the environment, profile or role then has."""
+    _cached_s3fs.cache_clear()
+    _cached_arrow.cache_clear()
+
+
 def put_deadline_seconds(num_bytes: int) -> float:
     """How long one put may take in all: s3fs applies no timeout while a server that is silent owes "100 Continue"."""
     return PUT_SECONDS + num_bytes / PUT_BYTES_PER_SECOND

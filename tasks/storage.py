@@ -2,11 +2,13 @@
 
 An object appears whole or not at all, a listing is always fresh, and every foreign error leaves as one of ours
 (`tasks.storage_errors`). Parquet is read through pyarrow's own filesystems: ranges of columns, not whole objects.
-Every function raises InputError for what is missing, not allowed or wrong, StorageError for what may work later.
+Every function raises InputError for what is missing, not allowed or wrong, StorageError for what may work later (at
+once, or when the patience of `tasks.patience` is used up).
 """
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -16,9 +18,10 @@ import pyarrow.parquet as pq
 from finf_core.columns import column_names, find_column
 from finf_core.errors import InputError
 from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
-from tasks.partial_files import is_filled, is_partial, whole_folder, write_whole
+from tasks.partial_files import create_whole, is_filled, is_partial, whole_folder, write_whole
+from tasks.patience import retried
 from tasks.s3_clients import put_deadline_seconds
-from tasks.storage_errors import parquet_errors, storage_errors
+from tasks.storage_errors import is_there_already, parquet_errors, storage_errors
 
 MAX_PUT_BYTES = 5 * 2**30  # S3's limit for one put
 GLOB_CHARACTERS = frozenset("*?[")
@@ -41,6 +44,7 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *parts])
 
 
+@retried
 def list_objects(pattern: str) -> list[StoredObject]:
     """The objects that a glob matches, or every *.parquet below a folder, or one object; sorted by URI."""
     filesystem, path = locate(pattern)
@@ -52,6 +56,7 @@ def list_objects(pattern: str) -> list[StoredObject]:
     return sorted(objects)
 
 
+@retried
 def list_names(folder_uri: str) -> set[str]:
     """Names of the finished objects directly in a folder; the empty set if there is no such folder."""
     filesystem, path = locate(folder_uri)
@@ -64,6 +69,7 @@ def list_names(folder_uri: str) -> set[str]:
             return set()
 
 
+@retried
 def exists(uri: str) -> bool:
     """Whether there is an object or a folder of this name."""
     filesystem, path = locate(uri)
@@ -75,13 +81,15 @@ def exists(uri: str) -> bool:
         return True
 
 
-def read_bytes(uri: str) -> bytes:
-    """A whole object."""
+@retried
+def read_bytes(uri: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """A whole object, or a range of it."""
     filesystem, path = locate(uri)
     with storage_errors(uri):
-        return bytes(filesystem.cat_file(path))
+        return bytes(filesystem.cat_file(path, start, stop))
 
 
+@retried
 def publish_bytes(uri: str, data: bytes) -> None:
     """Store an object whole or not at all: one put from memory, or a file that is renamed when it is on disk."""
     filesystem, path = locate(uri)
@@ -102,25 +110,62 @@ def publish_table(uri: str, table: pa.Table) -> None:
     publish_bytes(uri, buffer.getvalue().to_pybytes())
 
 
+@retried
+def publish_first(uri: str, data: bytes) -> bool:
+    """Store an object unless there is one: of several writers, one is first. Returns whether it was this call.
+
+    (A first writer whose answer got lost on its way, and who asks again, hears that another one was first.)
+    """
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        try:
+            if is_local(filesystem):
+                create_whole(Path(path), data)
+            else:
+                filesystem.pipe_file(path, data, mode="create")
+        except OSError as error:
+            if is_there_already(error):
+                return False
+            raise
+    return True
+
+
+@retried
+def remove(uri: str) -> None:
+    """Remove an object; one that is not there is removed already."""
+    filesystem, path = locate(uri)
+    with storage_errors(uri), suppress(FileNotFoundError):
+        filesystem.rm_file(path)
+
+
+@retried
 def open_parquet(uri: str) -> pq.ParquetFile:
     """Open a Parquet file by its footer, for `read_row_group`. Close it, or use it in a `with`."""
     filesystem, path = locate_for_arrow(uri)
     with parquet_errors(uri):
-        return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
+        try:
+            return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
+        except OSError as error:
+            if "No response body" in str(error):  # of a HEAD: a GET is told why
+                read_bytes(uri, 0, 1)
+            raise
 
 
+@retried
 def read_row_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str], uri: str) -> pa.Table:
     """Some columns (or fields of structs) of one row group of an open file; over the network only they are fetched."""
     with parquet_errors(uri):
         return parquet.read_row_group(group, columns=_known_columns(parquet, columns, uri))
 
 
+@retried
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole Parquet file, or some of its columns."""
     with open_parquet(uri) as parquet, parquet_errors(uri):
         return parquet.read(columns=None if columns is None else _known_columns(parquet, columns, uri))
 
 
+@retried
 def download_folder(uri: str, local_folder: Path) -> None:
     """Copy every object below a folder to a local folder, which appears whole or not at all.
 

@@ -6,11 +6,13 @@ OSError whose text holds "AWS Error CODE during Operation". What the caller can 
 
     not there, not allowed, refused (4xx), corrupt  -> InputError    never retried
     no answer, 5xx, throttled, broken off           -> StorageError  retried
+    credentials expired, disk full                  -> StorageError  retried: somebody can mend it while we wait
     out of memory                                   -> CapacityError
 
 Texts of access errors are ours alone, and a credential of the environment never appears in any text.
 """
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from botocore import exceptions as boto  # type: ignore[import-untyped]
 from pyarrow import ArrowException, ArrowMemoryError
 
 from finf_core.errors import CapacityError, FinfError, InputError, StorageError
+from tasks.s3_clients import forget_clients
 
 FOREIGN_ERRORS = (OSError, HttpError, boto.BotoCoreError, boto.ClientError, ArrowException, RecursionError)
 
@@ -29,10 +32,12 @@ _ARROW_ERROR = re.compile(r"AWS Error (?P<code>\w+)(?: \(HTTP status (?P<status>
 _NO_CREDENTIALS = (boto.NoCredentialsError, boto.PartialCredentialsError, boto.ProfileNotFound)
 _WRONG_REQUEST = (boto.ParamValidationError, boto.InvalidRegionError, RecursionError)  # recursion: redirects
 _ACCESS_CODES = {
-    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"),
-    *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "EXPIRED_TOKEN", "INVALID_SIGNATURE"),
-    *("INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT", "MISSING_AUTHENTICATION_TOKEN", "REQUEST_EXPIRED"),
+    *("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"),
+    *("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_SIGNATURE"),
+    *("INVALID_CLIENT_TOKEN_ID", "UNRECOGNIZED_CLIENT", "MISSING_AUTHENTICATION_TOKEN"),
 }
+_EXPIRED = re.compile("ExpiredToken|TokenRefreshRequired|RequestExpired|EXPIRED_TOKEN|REQUEST_EXPIRED")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _MISSING_CODES = {"NoSuchKey", "NoSuchBucket", "NO_SUCH_KEY", "NO_SUCH_BUCKET", "RESOURCE_NOT_FOUND"}
 # 4xx, and yet another attempt may succeed: the request was damaged or delayed on its way
 _TRANSIENT_4XX = {"RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "OperationAborted"}
@@ -84,6 +89,9 @@ def _is_corruption(error: Exception) -> bool:
 
 def _raise_ours(uri: str, error: Exception) -> None:
     answer = _answer(error)
+    if _is_expired(error, answer):
+        forget_clients()  # the next ones look for credentials anew
+        raise StorageError(f"the credentials for {uri} have expired; renew them, then it goes on") from None
     if _is_access_denied(error, answer):
         raise _access_denied(uri, answer.code or type(error).__name__) from None  # foreign texts may quote the request
     raise _ours(uri, error, answer) from error
@@ -100,7 +108,19 @@ def _ours(uri: str, error: Exception, answer: _Answer) -> FinfError:
         return InputError(
             f"storage refused {uri} ({_one_line(error)}); check the name, the region and AWS_ENDPOINT_URL"
         )
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return StorageError(f"no space left for {uri}; make room on that disk, then it goes on")
     return StorageError(f"no complete answer from storage for {uri} ({_one_line(error)}); try again later")
+
+
+def is_there_already(error: OSError) -> bool:
+    """Whether an object was not written because there is one, and only a first one was to be written."""
+    return isinstance(error, FileExistsError) or _answer(error).code == "PreconditionFailed"
+
+
+def _is_expired(error: Exception, answer: _Answer) -> bool:
+    """By the code, or by the text of pyarrow, which knows fewer codes than the server."""
+    return bool(_EXPIRED.search(answer.code) or (answer.status in (400, 403) and _EXPIRED.search(str(error))))
 
 
 def _is_access_denied(error: Exception, answer: _Answer) -> bool:

@@ -32,7 +32,16 @@ class CuttingProxy:
         self.num_cuts = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._open: list[socket.socket] = []
+        self._is_shut = False
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def shut(self) -> None:
+        """As if the server had gone: every connection breaks off, and a new one is closed at once."""
+        self._is_shut = True
+        _close(*self._open)
+
+    def open(self) -> None:
+        self._is_shut = False
 
     @property
     def endpoint(self) -> str:
@@ -48,6 +57,9 @@ class CuttingProxy:
         with suppress(OSError):  # the listener was closed
             while True:
                 client, _ = self._listener.accept()
+                if self._is_shut:
+                    _close(client)
+                    continue
                 server = socket.create_connection(self._target)
                 self._open += [client, server]
                 for source, target, direction in ((client, server, "sent"), (server, client, "received")):

@@ -102,6 +102,23 @@ def test_bytes_come_back_as_published(folder: str) -> None:
     assert storage.read_bytes(uri) == b"second"
 
 
+def test_of_several_first_writers_one_is_first(folder: str) -> None:
+    uri = storage.join(folder, "run", "settled.json")
+    with ThreadPoolExecutor(8) as writers:
+        was_first = list(writers.map(lambda number: storage.publish_first(uri, b"%d" % number), range(8)))
+    assert was_first.count(True) == 1
+    assert storage.read_bytes(uri) == b"%d" % was_first.index(True)
+    assert storage.list_names(storage.join(folder, "run")) == {"settled.json"}
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(folder: str) -> None:
+    uri = storage.join(folder, "run", "a.json")
+    storage.publish_bytes(uri, b"x")
+    for _ in range(2):
+        storage.remove(uri)
+        assert not storage.exists(uri)
+
+
 def test_an_empty_object_is_an_object(folder: str) -> None:
     uri = storage.join(folder, "empty")
     storage.publish_bytes(uri, b"")
@@ -570,6 +587,8 @@ ANSWERS = {
     "nothing": (b"", StorageError),
     "403": (_http("403 Forbidden", "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"), InputError),
     "400": (_http("400 Bad Request", "<Error><Code>InvalidArgument</Code><Message>no</Message></Error>"), InputError),
+    "expired": (_http("400 Bad Request", "<Error><Code>ExpiredToken</Code><Message>old</Message></Error>"), StorageError),
+    "late": (_http("403 Forbidden", "<Error><Code>RequestExpired</Code><Message>old</Message></Error>"), StorageError),
 }
 
 
