@@ -7,98 +7,69 @@ A dead actor (`RayActorError` and kin) is not the unit's fault: the unit goes ba
 parked, until it is awake and built again; only a unit under which actors died again and again is given up. An
 exception (`RayTaskError`) is the unit's: retried after a pause if that can help, else raised as what it was in
 the actor. Each actor has at most one call in flight, so that a death is never blamed on a bystander.
+Storage that does not answer is nobody's fault: it is waited for by the clock, not by the number of attempts.
 
 Import this module only when Ray is wanted: see `tasks.actor_pool`.
 """
 
-import enum
-import logging
 import time
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from finf_core.errors import CheckpointError, FinfError, InputError
+from finf_core.errors import CheckpointError, FinfError, InputError, StorageError
 from tasks.actor_host import ActorHost, NotBuiltError
 from tasks.actor_plan import PoolOptions, plan_actors
+from tasks.orders import ClusterLostError, GivenUp, Orders
+from tasks.ray_cluster import head_answers
+from tasks.seat import ALIVE, Seat, State
 from tasks.work_queue import Work, WorkQueue
 
 U = TypeVar("U")
 
-PROBE_SECONDS = 2.0  # between the death of an actor and the next look at it
 BACKOFF_SECONDS = 1.0  # before the second attempt at a unit, doubled before each further one
+LONGEST_BACKOFF_SECONDS = 30.0
+HEAD_PROBE_SECONDS = 5.0
+HEAD_LOST_SECONDS = 15.0  # of silence at every look; after 60 Ray would end this process
 MAX_DEATHS = 5  # of actors under one unit, or of one actor while it is built
 POLL_SECONDS = 0.5
 
 ADVICE = "most often memory is short: try fewer actors, smaller batches"
 HOPELESS = (InputError, CheckpointError)  # no retry can help
 
-log = logging.getLogger(__name__)
-
-
-class State(enum.Enum):
-    PARKED = enum.auto()
-    WAKING = enum.auto()
-    BUILDING = enum.auto()
-    IDLE = enum.auto()
-    WORKING = enum.auto()
-    LEFT = enum.auto()  # at work for a caller who has gone
-    RETIRED = enum.auto()
-
-
-ALIVE = {State.BUILDING, State.IDLE, State.WORKING, State.LEFT}
-
-
-@dataclass(eq=False)
-class Seat:
-    """One actor, and the call that it owes us an answer to."""
-
-    actor: Any
-    state: State = State.PARKED
-    probe_at: float = 0.0
-    call: Any = None
-    work: Any = None
-    num_failed_builds: int = 0
-
-    def start(self, state: State, call: Any, work: Any = None) -> None:
-        self.state, self.call, self.work = state, call, work
-
-    def rest(self, state: State) -> None:
-        self.state, self.call, self.work = state, None, None
-
-    def park(self) -> None:
-        self.rest(State.PARKED)
-        self.probe_at = time.monotonic() + PROBE_SECONDS
-
 
 class ActorCrew:
     """The actors of one pool. Needs a connected Ray; their processes start at once, in the background."""
 
-    def __init__(self, actor_class: type, actor_args: tuple[Any, ...], options: PoolOptions) -> None:
+    def __init__(
+        self, actor_class: type, actor_args: tuple[Any, ...], options: PoolOptions, tell: Callable[[str], None]
+    ) -> None:
         self._class_and_args = (actor_class, actor_args)
         self._options = options
+        self._tell = tell
         resources = ray.cluster_resources()
         node_cpus = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         self.plan = plan_actors(options, resources.get("CPU", 0), resources.get("GPU", 0), node_cpus)
         self.seats = [Seat(self._new_actor()) for _ in range(self.plan.num_actors)]
-        self._last_alive = time.monotonic()
+        self._last_alive = self._head_probed = time.monotonic()
+        self._head_silent_since: float | None = None
         self._last_error = FinfError(f"the cluster found no place for {self.plan}")
 
-    def stream(self, method: str, queue: WorkQueue[U]) -> Generator[tuple[U, Any], None, None]:
+    def stream(self, orders: Orders[U], queue: WorkQueue[U]) -> Generator[tuple[U, Any], None, None]:
         """Have every unit done; yields unit and result in the order in which they are finished."""
         if any(seat.state is State.WORKING for seat in self.seats):
             raise FinfError("the actors are at work for another map; finish or close it first")
         try:
             self._last_alive = time.monotonic()
             while any(seat.work for seat in self.seats) or not queue.is_empty():
-                self._hand_out(method, queue)
-                if (seat := self._answered_seat()) and (done := self._settle(seat, queue)):
-                    self._hand_out(method, queue)  # nobody idles while the caller looks at the result
+                self._hand_out(orders, queue)
+                if (seat := self._answered_seat()) and (done := self._settle(seat, orders, queue)):
+                    self._hand_out(orders, queue)  # nobody idles while the caller looks at the result
                     yield done
                     self._last_alive = time.monotonic()  # however long the caller took
+                self._check_head(queue)
                 self._check_alive()
         finally:
             for seat in self.seats:
@@ -124,13 +95,14 @@ class ActorCrew:
         }
         return ray.remote(ActorHost).options(**options).remote()
 
-    def _hand_out(self, method: str, queue: WorkQueue[U]) -> None:
+    def _hand_out(self, orders: Orders[U], queue: WorkQueue[U]) -> None:
         """Give every idle actor a unit, and look after every parked one whose time has come."""
         for seat in self.seats:
             if seat.state is State.PARKED and seat.probe_at <= time.monotonic():
                 seat.start(State.WAKING, seat.actor.wake.remote())
             if seat.state is State.IDLE and (work := queue.take()):
-                seat.start(State.WORKING, seat.actor.run.remote(method, work.unit), work)
+                unit = orders.after_deaths(work.unit, work.num_deaths)
+                seat.start(State.WORKING, seat.actor.run.remote(orders.method, unit), work)
 
     def _answered_seat(self) -> Seat | None:
         """One whose call has come back, or None after `POLL_SECONDS`."""
@@ -141,8 +113,8 @@ class ActorCrew:
         ready, _ = ray.wait(list(waiting), timeout=POLL_SECONDS)
         return waiting[ready[0]] if ready else None
 
-    def _settle(self, seat: Seat, queue: WorkQueue[U]) -> tuple[U, Any] | None:
-        """Take the answer of a call and decide what the actor does next; returns a unit that is done."""
+    def _settle(self, seat: Seat, orders: Orders[U], queue: WorkQueue[U]) -> tuple[U, Any] | None:
+        """Take the answer of a call and decide what the actor does next; returns a unit that is done, or given up."""
         state, work, call = seat.state, seat.work, seat.call
         seat.rest(State.IDLE)
         try:
@@ -151,11 +123,11 @@ class ActorCrew:
             if isinstance(error.cause, NotBuiltError):
                 self._replace(seat, work, queue)
             elif state is State.WORKING:
-                self._unit_failed(work, error, queue)
+                return self._unit_failed(work, error, orders, queue)
             elif state is State.BUILDING:
                 self._build_failed(seat, self._options.max_attempts, _ours(error, "an actor cannot be built:"))
         except RayError as error:
-            self._died(seat, state, work, error, queue)
+            return self._died(seat, state, work, error, orders, queue)
         else:
             if state is State.WORKING:
                 return work.unit, result
@@ -166,26 +138,53 @@ class ActorCrew:
         if state is State.WAKING:
             seat.start(State.BUILDING, seat.actor.build.remote(*self._class_and_args))
         elif state is State.BUILDING:
-            seat.num_failed_builds = 0
+            seat.num_failed_builds, seat.waits_since = 0, None
 
-    def _unit_failed(self, work: Work[U], error: RayTaskError, queue: WorkQueue[U]) -> None:
+    def _unit_failed(
+        self, work: Work[U], error: RayTaskError, orders: Orders[U], queue: WorkQueue[U]
+    ) -> tuple[U, GivenUp] | None:
         work.num_failures += 1
         ours = _ours(error, f"{work} failed {work.num_failures} times, at last with")
-        if isinstance(ours, HOPELESS) or work.num_failures >= self._options.max_attempts:
+        if isinstance(ours, HOPELESS):
             raise ours
-        queue.put_off(work, BACKOFF_SECONDS * 2 ** (work.num_failures - 1))
+        waits = self._waits_for_storage(work, ours)
+        if work.num_failures >= self._options.max_attempts and not waits:
+            return self._give_up(work, ours, orders)
+        if waits:
+            self._tell(f"{ours}; waiting")
+        pause = min(BACKOFF_SECONDS * 2 ** (work.num_failures - 1), LONGEST_BACKOFF_SECONDS)
+        queue.put_off(work, pause)
+        return None
 
-    def _died(self, seat: Seat, state: State, work: Work[U] | None, error: RayError, queue: WorkQueue[U]) -> None:
+    def _died(
+        self, seat: Seat, state: State, work: Work[U] | None, error: RayError, orders: Orders[U], queue: WorkQueue[U]
+    ) -> tuple[U, GivenUp] | None:
         self._last_error = _ours(error, "no actor is alive:")
+        given_up = None
         if work:
             work.num_deaths += 1
+            self._tell(f"an actor died at work ({type(error).__name__}); its unit goes to the next one")
             if work.num_deaths >= MAX_DEATHS:
-                raise _ours(error, f"{work}: {work.num_deaths} actors died while they worked on it ({ADVICE}):")
+                many = f"{work}: {work.num_deaths} actors died while they worked on it ({ADVICE}):"
+                given_up, work = self._give_up(work, _ours(error, many), orders), None
         self._replace(seat, work, queue)
         if state is State.BUILDING:
-            self._build_failed(
-                seat, MAX_DEATHS, _ours(error, f"an actor died {MAX_DEATHS} times while it was built ({ADVICE}):")
-            )
+            many = f"an actor died {MAX_DEATHS} times while it was built ({ADVICE}):"
+            self._build_failed(seat, MAX_DEATHS, _ours(error, many))
+        return given_up
+
+    def _give_up(self, work: Work[U], error: FinfError, orders: Orders[U]) -> tuple[U, GivenUp]:
+        if not orders.may_give_up or isinstance(error, StorageError):
+            raise error
+        return work.unit, GivenUp(str(error))
+
+    def _waits_for_storage(self, waiting: Work[U] | Seat, error: FinfError) -> bool:
+        """Whether storage has not been away for too long, as far as this unit or actor has seen."""
+        if not isinstance(error, StorageError):
+            waiting.waits_since = None
+            return False
+        waiting.waits_since = waiting.waits_since or time.monotonic()
+        return time.monotonic() - waiting.waits_since <= self._options.max_storage_seconds
 
     def _replace(self, seat: Seat, work: Work[U] | None, queue: WorkQueue[U]) -> None:
         """Wait for Ray to restart the process; its unit goes to whoever is free first."""
@@ -199,9 +198,25 @@ class ActorCrew:
         seat.park()
         self._last_error = error
         seat.num_failed_builds += 1
-        if seat.num_failed_builds >= limit:
+        if seat.num_failed_builds >= limit and not self._waits_for_storage(seat, error):
             seat.rest(State.RETIRED)
-            log.warning("one actor of %d is given up: %s", self.plan.num_actors, error)
+            self._tell(f"one actor of {self.plan.num_actors} is given up: {error}")
+
+    def _check_head(self, queue: WorkQueue[U]) -> None:
+        """Raises ClusterLostError once the head has been silent for long; units in flight go back first."""
+        if (now := time.monotonic()) - self._head_probed < HEAD_PROBE_SECONDS:
+            return
+        self._head_probed = now
+        if head_answers():
+            self._head_silent_since = None
+            return
+        self._head_silent_since = self._head_silent_since or now
+        if now - self._head_silent_since > HEAD_LOST_SECONDS:
+            for seat in self.seats:
+                if seat.state is State.WORKING:
+                    queue.put_back(seat.work)
+                    seat.rest(State.LEFT)
+            raise ClusterLostError("the head of the Ray cluster does not answer any more")
 
     def _check_alive(self) -> None:
         """Raises why no actor works, once none can be hoped for."""

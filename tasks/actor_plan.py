@@ -21,10 +21,17 @@ class PoolOptions:
     ray_address: str | None = None  # None or "local": a cluster of one's own on this machine
     object_store_memory_bytes: int = 200_000_000  # of a cluster of one's own; units and results are small
     max_attempts: int = 3  # of a unit that raises
+    max_storage_seconds: float = 600.0  # that storage may be away, on top of those attempts
     max_dead_seconds: float = 300.0  # without a single live actor before the run is given up
 
     def __post_init__(self) -> None:
-        for name in ("num_actors", "max_attempts", "object_store_memory_bytes", "max_dead_seconds"):
+        for name in (
+            "num_actors",
+            "max_attempts",
+            "object_store_memory_bytes",
+            "max_storage_seconds",
+            "max_dead_seconds",
+        ):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"pool option {name} = {value}: want a positive number")

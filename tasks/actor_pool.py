@@ -8,31 +8,49 @@ pass through here: units and results are small, the actors read from storage and
             ...
 """
 
-from collections.abc import Generator, Iterable
+import time
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from finf_core.errors import InputError
 from tasks.actor_plan import PoolOptions
+from tasks.orders import ClusterLostError, GivenUp, Orders
 from tasks.ray_cluster import connect, disconnect
 from tasks.work_queue import WorkQueue
 
 if TYPE_CHECKING:
     from tasks.actor_crew import ActorCrew
 
-__all__ = ["ActorPool", "PoolOptions"]
+__all__ = ["ActorPool", "GivenUp", "PoolOptions"]
 
 U = TypeVar("U")
 
+RECONNECT_SECONDS = 2.0  # between two attempts
+MAX_LOSSES = 3  # of the cluster, without a finished unit in between
+
 
 class ActorPool:
-    """Copies of one plain object, each in an actor of its own. The class must have a method `ping`."""
+    """Copies of one plain object, each in an actor of its own. The class must have a method `ping`.
 
-    def __init__(self, actor_class: type, actor_args: tuple[Any, ...], options: PoolOptions) -> None:
+    Args:
+        tell: hears, in one line each, of what went wrong and was mended.
+    """
+
+    def __init__(
+        self,
+        actor_class: type,
+        actor_args: tuple[Any, ...],
+        options: PoolOptions,
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self._actor_class = actor_class
         self._actor_args = actor_args
         self._options = options
+        self._tell = tell
         self._crew: ActorCrew | None = None
-        self._has_connected = False
+        self._has_connected = False  # and is to end it
+        self._was_connected = False
 
     def __enter__(self) -> Self:
         return self
@@ -40,22 +58,44 @@ class ActorPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def map(self, method: str, units: Iterable[U]) -> Generator[tuple[U, Any], None, None]:
+    def map(
+        self,
+        method: str,
+        units: Iterable[U],
+        *,
+        may_give_up: bool = False,
+        after_deaths: Callable[[U, int], U] = lambda unit, _: unit,
+    ) -> Generator[tuple[U, Any], None, None]:
         """Call a method of the object with every unit; yields unit and result as they are finished, in any order.
 
         At most one unit per actor is in flight, and units are pulled as actors come free. Closing
-        the iterator early leaves the units in flight undone as far as the caller can know.
+        the iterator early leaves the units in flight undone as far as the caller can know. A cluster that is lost is
+        started, or looked for, again.
+
+        Args:
+            may_give_up: yield `GivenUp` for a unit that kept killing its actors, or kept raising what is not of finf
+                or CapacityError, instead of raising.
+            after_deaths: how a unit is done under which so many actors died.
 
         Raises:
             InputError, CheckpointError: from a unit or from the object's constructor, at once and as themselves.
-            StorageError, CapacityError: the same, after `max_attempts`.
+            StorageError, CapacityError: the same, after `max_attempts` (and `max_storage_seconds`).
             FinfError: a unit kept raising anything else or kept killing its actors, or no actor is alive.
         """
-        queue = WorkQueue(units)
-        if queue.is_empty():
-            return
-        with closing(self._ready_crew().stream(method, queue)) as stream:
-            yield from stream
+        queue, orders = WorkQueue(units), Orders(method, may_give_up, after_deaths)
+        num_losses = 0
+        while not queue.is_empty():
+            try:
+                with closing(self._ready_crew().stream(orders, queue)) as stream:
+                    for done in stream:
+                        num_losses = 0
+                        yield done
+            except ClusterLostError as error:
+                self.close()
+                num_losses += 1
+                if num_losses >= MAX_LOSSES:
+                    raise
+                self._tell(f"{error}; starting or finding it again")
 
     def close(self) -> None:
         """Kill the actors, and end Ray if this pool started it."""
@@ -68,9 +108,24 @@ class ActorPool:
 
     def _ready_crew(self) -> "ActorCrew":
         if self._crew is None:
-            address, memory_bytes = self._options.ray_address, self._options.object_store_memory_bytes
-            self._has_connected = connect(address, memory_bytes) or self._has_connected
+            self._connect()
             from tasks.actor_crew import ActorCrew  # imports Ray, whose environment is set by now
 
-            self._crew = ActorCrew(self._actor_class, self._actor_args, self._options)
+            self._crew = ActorCrew(self._actor_class, self._actor_args, self._options, self._tell)
         return self._crew
+
+    def _connect(self) -> None:
+        """A cluster that was there before may take a while to come back; one that never was is not waited for."""
+        patience = self._options.max_dead_seconds if self._was_connected else 0
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                new = connect(self._options.ray_address, self._options.object_store_memory_bytes)
+            except InputError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(RECONNECT_SECONDS)
+            else:
+                self._has_connected = new or self._has_connected
+                self._was_connected = True
+                return

@@ -18,6 +18,7 @@ class Work(Generic[U]):
     unit: U
     num_failures: int = 0  # its own: it raised
     num_deaths: int = 0  # actors that died while they worked on it
+    waits_since: float | None = None  # for storage that does not answer
 
     def __str__(self) -> str:
         text = repr(self.unit)

@@ -47,6 +47,12 @@ class Worker:
             os.kill(os.getpid(), signal.SIGKILL)
         return word
 
+    def fail_of(self, word: str) -> str:
+        if word == "poison":
+            self._count("deaths")
+            raise ZeroDivisionError
+        return word
+
     def fail_twice(self, number: int) -> int:
         """Unit 3 finds storage away two times."""
         if number == 3 and self._count("tries") <= 2:

@@ -19,7 +19,7 @@ from pool_actors import Slow, TooLarge, Unlucky, WithoutModel, Worker
 
 from finf_core.errors import CheckpointError, FinfError, InputError, StorageError
 from tasks.actor_plan import plan_actors
-from tasks.actor_pool import ActorPool, PoolOptions
+from tasks.actor_pool import ActorPool, GivenUp, PoolOptions
 from tasks.ray_cluster import connect, disconnect
 from tasks.work_queue import WorkQueue
 
@@ -45,7 +45,8 @@ def traces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pool(ray_here: None, traces: Path) -> Iterator[ActorPool]:
     """Two actors that several tests use one after the other, as the stages of a run do."""
-    with ActorPool(Worker, (str(traces),), PoolOptions(num_actors=2, num_cpus_per_actor=0.2)) as pool:
+    options = PoolOptions(num_actors=2, num_cpus_per_actor=0.2, max_storage_seconds=0.5)
+    with ActorPool(Worker, (str(traces),), options) as pool:
         yield pool
 
 
@@ -59,8 +60,12 @@ def folder(traces: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def quick(ray_here: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"MAX_DEATHS": 3, "PROBE_SECONDS": 0.1, "BACKOFF_SECONDS": 0.05}.items():
-        monkeypatch.setattr(f"tasks.actor_crew.{name}", value)
+    for name, value in {
+        "actor_crew.MAX_DEATHS": 3,
+        "seat.PROBE_SECONDS": 0.1,
+        "actor_crew.BACKOFF_SECONDS": 0.05,
+    }.items():
+        monkeypatch.setattr(f"tasks.{name}", value)
 
 
 def _count(folder: Path, name: str) -> int:
@@ -184,12 +189,26 @@ def test_a_unit_that_waits_for_its_next_attempt_holds_up_nobody(pool: ActorPool)
 
 
 @pytest.mark.usefixtures("quick")
-def test_storage_that_stays_away_is_a_storage_error_after_some_attempts(pool: ActorPool, folder: Path) -> None:
+@pytest.mark.parametrize("may_give_up", [False, True])
+def test_storage_that_stays_away_is_a_storage_error_after_attempts_and_time(
+    pool: ActorPool, folder: Path, may_give_up: bool
+) -> None:
+    started = time.monotonic()
     with pytest.raises(FinfError) as raised:
-        list(pool.map("fail", ["storage"]))
+        list(pool.map("fail", ["storage"], may_give_up=may_give_up))
+    assert time.monotonic() - started > 0.5
     assert type(raised.value) is StorageError
     assert str(raised.value) == "s3://corpus/a.parquet: no answer"
-    assert _count(folder, "tries") == 3
+    assert _count(folder, "tries") >= 3
+
+
+@pytest.mark.usefixtures("ray_here", "quick")
+def test_storage_may_be_away_for_longer_than_the_attempts_last_and_that_is_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    options = replace(BESIDE_OTHERS, max_attempts=1)
+    with ActorPool(Worker, (str(tmp_path),), options, told.append) as pool:
+        assert sorted(pool.map("fail_twice", range(6))) == [(i, i) for i in range(6)]
+    assert told == ["s3://corpus/a.parquet: no answer; waiting"] * 2
 
 
 @pytest.mark.usefixtures("quick")
@@ -252,6 +271,41 @@ def test_a_unit_that_kills_its_actors_is_given_up_by_name(pool: ActorPool, folde
     assert _count(folder, "deaths") == 3
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(("method", "word"), [("die_of", "poison"), ("fail_of", "poison")])
+def test_a_unit_that_no_actor_can_do_may_be_given_up_while_all_others_are_done(
+    pool: ActorPool, folder: Path, method: str, word: str
+) -> None:
+    results = dict(pool.map(method, ["bread", word, "water"], may_give_up=True))
+    assert results.keys() == {"bread", word, "water"}
+    assert isinstance(results[word], GivenUp)
+    assert results[word].reason.startswith(f"{word!r}")
+    assert (results["bread"], results["water"]) == ("bread", "water")
+    assert _count(folder, "deaths") == 3
+
+
+@pytest.mark.usefixtures("quick", "folder")
+def test_a_unit_is_done_in_another_way_after_deaths(pool: ActorPool) -> None:
+    found = list(pool.map("die_of", ["poison"], after_deaths=lambda word, deaths: "bread" if deaths == 2 else word))
+    assert found == [("poison", "bread")]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_cluster_that_is_lost_is_looked_for_again_and_no_unit_is_lost_or_done_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here it only seems dead for a while; tests/test_faults_cluster.py really kills it."""
+    monkeypatch.setattr("tasks.actor_crew.HEAD_PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("tasks.actor_crew.HEAD_LOST_SECONDS", 0.3)
+    answers = iter([True, False, False, False])
+    monkeypatch.setattr("tasks.actor_crew.head_answers", lambda: next(answers, True))
+    told: list[str] = []
+    with ActorPool(Worker, (str(tmp_path),), BESIDE_OTHERS, told.append) as pool:
+        done = [unit for unit, _ in pool.map("nap", [0.1 + 0.001 * number for number in range(20)])]
+    assert len(done) == len(set(done)) == 20
+    assert len(told) == 1
+
+
 # --- constructors ---
 
 
@@ -272,6 +326,12 @@ def test_a_constructor_may_find_storage_away(tmp_path: Path) -> None:
     with ActorPool(Slow, (str(tmp_path),), BESIDE_OTHERS) as pool:
         assert sorted(pool.map("double", range(3))) == [(0, 0), (1, 2), (2, 4)]
     assert _count(tmp_path, "builds") == 3
+
+
+@pytest.mark.usefixtures("ray_here", "quick")
+def test_a_constructor_waits_for_storage_by_the_clock(tmp_path: Path) -> None:
+    with ActorPool(Slow, (str(tmp_path),), replace(BESIDE_OTHERS, max_attempts=1)) as pool:
+        assert list(pool.map("double", [1])) == [(1, 2)]
 
 
 @pytest.mark.usefixtures("ray_here", "quick")
@@ -312,7 +372,7 @@ import signal, sys, threading
 from pathlib import Path
 import psutil
 from pool_actors import Worker
-from tasks.actor_pool import ActorPool, PoolOptions
+from tasks.actor_pool import ActorPool, GivenUp, PoolOptions
 
 def raylets():
     return [child for child in psutil.Process().children(recursive=True) if child.name() == "raylet"]
@@ -419,7 +479,9 @@ def test_actors_that_do_not_fit_on_this_machine_are_refused() -> None:
         plan_actors(PoolOptions(num_actors=2, num_cpus_per_actor=2, num_gpus_per_actor=1), 2, 0, 2)
 
 
-@pytest.mark.parametrize("name", ["num_actors", "max_attempts", "object_store_memory_bytes", "max_dead_seconds"])
+@pytest.mark.parametrize(
+    "name", ["num_actors", "max_attempts", "object_store_memory_bytes", "max_storage_seconds", "max_dead_seconds"]
+)
 def test_an_option_that_is_not_positive_is_refused_by_name(name: str) -> None:
     make: Callable[..., PoolOptions] = PoolOptions
     with pytest.raises(InputError, match=f"pool option {name} = 0"):

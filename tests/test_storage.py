@@ -587,7 +587,10 @@ ANSWERS = {
     "nothing": (b"", StorageError),
     "403": (_http("403 Forbidden", "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"), InputError),
     "400": (_http("400 Bad Request", "<Error><Code>InvalidArgument</Code><Message>no</Message></Error>"), InputError),
-    "expired": (_http("400 Bad Request", "<Error><Code>ExpiredToken</Code><Message>old</Message></Error>"), StorageError),
+    "expired": (
+        _http("400 Bad Request", "<Error><Code>ExpiredToken</Code><Message>old</Message></Error>"),
+        StorageError,
+    ),
     "late": (_http("403 Forbidden", "<Error><Code>RequestExpired</Code><Message>old</Message></Error>"), StorageError),
 }
 
