@@ -1,8 +1,9 @@
-"""The command line. Exit codes: 0 done; 1 failed; 2 wrong usage, config or input; 3 done, and leakage was found."""
+"""The command line. Exit codes: 0 done; 1 failed; 2 wrong usage, config or input; 3 done, and leakage was found;
+4 done, no leakage found, but rows were set aside that nobody could score; 143 stopped by SIGTERM."""
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,11 +11,12 @@ import typer
 
 from finf_core.errors import CheckpointError, FinfError, InputError
 from flows.environment import set_environment
+from flows.stop import StoppedError, say_stopped, stop_on_sigterm
 
 if TYPE_CHECKING:
     from tasks.options import RunOptions
 
-FAILED, WRONG_INPUT, FOUND_LEAKAGE = 1, 2, 3
+FAILED, WRONG_INPUT, FOUND_LEAKAGE, NOT_ALL_SCORED = 1, 2, 3, 4
 
 app = typer.Typer(
     name="finf",
@@ -79,19 +81,24 @@ def scan(
     strategy: StrategyKind = None,
     cache_tokens: CacheTokens = False,
     compiled: Compile = None,
+    retry_quarantined: Annotated[
+        bool, typer.Option("--retry-quarantined", help="Have another try at rows that this run had set aside.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Score every row of the corpus against every query; exit code 3 when leakage was found."""
-    from flows.scan import scan as scan_flow
+    """Score every row against every query; exit code 3 when leakage was found, 4 when rows were set aside."""
+    from flows.scan import run_scan
     from tasks.config import load_config
     from tasks.read_report import read_report, report_summary
 
     options = _options(store, actors, ray_address, batch_tokens, compiled, cache_tokens)
-    run_uri = scan_flow(load_config(config, strategy), options)
+    run_uri = run_scan(load_config(config, strategy), replace(options, retry_quarantined=retry_quarantined))
     report = read_report(run_uri)
     _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
     if report["summary"]["num_leaked"]:
         raise typer.Exit(FOUND_LEAKAGE)
+    if report["summary"].get("num_quarantined_rows"):
+        raise typer.Exit(NOT_ALL_SCORED)
 
 
 @app.command()
@@ -155,6 +162,8 @@ def status(run: Run, as_json: Json = False) -> None:
         f"{found.queries_solved:,} of {found.num_queries:,} updates solved, "
         f"{found.rows_scored:,} of {found.num_rows:,} rows scored"
     )
+    if found.rows_set_aside:
+        text += f", {found.rows_set_aside:,} set aside"
     if found.queries_rescored is not None:
         text += f" by the first pass, {found.queries_rescored:,} queries scored on the rows that it kept"
     _show(asdict(found), as_json, text)
@@ -239,8 +248,11 @@ def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
 def main() -> None:
     """The entry point: one line for every error that finf knows."""
     set_environment()
+    stop_on_sigterm()
     try:
         app()
+    except StoppedError:
+        say_stopped()
     except FinfError as error:
         print(f"finf: {error}", file=sys.stderr)
         sys.exit(WRONG_INPUT if isinstance(error, InputError | CheckpointError) else FAILED)

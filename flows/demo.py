@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from finf_core.fingerprint import fingerprint
-from flows.scan import scan
+from flows.scan import run_scan
 from tasks import storage
 from tasks.config import load_config
 from tasks.demo.corpus import read_demo_rows, write_demo_inputs
@@ -62,7 +62,7 @@ def run_demo(folder: Path, as_json: bool, size: DemoSize = DemoSize()) -> None:
     """Make the inputs and the model (unless they are there), scan, grade and print."""
     started = time.monotonic()
     config = prepare_demo(folder, size)
-    run_uri = scan(load_config(config), RunOptions(store=str(folder / "store")))
+    run_uri = run_scan(load_config(config), RunOptions(store=str(folder / "store")))
     grade = grade_demo(run_uri, folder)
     result = {"run": run_uri, **grade, "seconds": round(time.monotonic() - started, 1)}
     _print_tables(result, Console(stderr=as_json))

@@ -28,6 +28,7 @@ class ProgressBar:
         )
         self.task_of: dict[str, TaskID] = {}
         self.told = 0.0
+        self.said: dict[str, float] = {}  # line -> when
 
     def __enter__(self) -> "ProgressBar":
         self.bars.start()
@@ -35,6 +36,13 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
+
+    def tell(self, line: str) -> None:
+        """A line of its own above the bar; the same one not again for a while. Any thread may call."""
+        now = time.monotonic()
+        if now - self.said.get(line, -LINE_SECONDS) >= LINE_SECONDS:
+            self.said = {line: at for line, at in self.said.items() if now - at < LINE_SECONDS} | {line: now}
+            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage not in self.task_of:

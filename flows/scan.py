@@ -9,12 +9,18 @@ the rows that it keeps:          -> project updates -> score shards -> keep rows
 
 from dataclasses import asdict
 
+import httpx
 from prefect import flow
+from prefect.exceptions import PrefectException, TerminationSignal
+from prefect.settings import PREFECT_API_URL
 
+from finf_core.errors import FinfError
 from finf_core.spec import WITHOUT_CURVATURE, ScanSpec
+from flows.guard import guard_children
 from flows.progress_artifact import ProgressArtifact
 from flows.progress_bar import ProgressBar
 from flows.stage import Stages
+from flows.stop import StoppedError
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.aggregate import aggregate
@@ -28,9 +34,11 @@ from tasks.fit_curvature import fit_curvature
 from tasks.job import ScanJob
 from tasks.keep_rows import keep_rows
 from tasks.options import RunOptions
+from tasks.patience import Tell, patient
 from tasks.progress import Meter
 from tasks.project_updates import project_updates
 from tasks.publish_report import describe_checks, publish_report
+from tasks.quarantine import Quarantine
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import is_scored, score_shards
 from tasks.settle import settle
@@ -39,26 +47,54 @@ from tasks.shown_rows import explain_rows, shown_bundles
 from tasks.solve_updates import pending_queries, solve_updates
 
 
+def run_scan(spec: ScanSpec, options: RunOptions) -> str:
+    """Run the flow, and judge its end by the store: a Prefect server that is away cannot undo a complete run.
+
+    Raises:
+        StoppedError: the process was asked to end (SIGTERM).
+        FinfError: whatever went wrong; a Prefect server that does not answer, too.
+    """
+    guard_children()
+    try:
+        return scan(spec, options)
+    except TerminationSignal as stop:
+        raise StoppedError from stop
+    except (httpx.HTTPError, PrefectException) as error:
+        job = resolve_inputs(spec, options)
+        if _is_reported(job):
+            return job.run_uri
+        raise FinfError(
+            f"the Prefect server ({PREFECT_API_URL.value() or 'of this run'}) does not answer: {type(error).__name__}; "
+            "what is finished is kept: run again, or unset PREFECT_API_URL to do without that server"
+        ) from error
+
+
 @flow(name="scan", validate_parameters=False)
 def scan(spec: ScanSpec, options: RunOptions) -> str:
     """Score every row of the corpus against every query; returns the URI of the run's folder."""
     stages = Stages()
-    job = stages.always("resolve inputs", lambda: resolve_inputs(spec, options))
-    with ActorPool(ShardScorer, (job,), options.pool) as pool, ProgressBar() as bar:
-        _check(stages, job, pool)
-        settled = settle(job)
-        for check in describe_checks(settled) if storage.exists(job.strategy_uri) else []:
-            bar.console.print(check, highlight=False, soft_wrap=True)
-        meter = Meter(bar, ProgressArtifact(spec.name))
-        _score(stages, settled, pool, meter)
-        _judge(stages, settled, pool, meter)
-    timings = [asdict(timing) for timing in stages.timings]
-    stages.once(
-        "publish report",
-        lambda: publish_report(settled, timings),
-        key=job.fingerprint,
-        done=lambda: _is_reported(job),
-    )
+    with ProgressBar() as bar, patient(options.pool.max_storage_seconds, bar.tell):
+        job = stages.always("resolve inputs", lambda: resolve_inputs(spec, options))
+        if options.retry_quarantined:
+            Quarantine(job).release()
+        with (
+            ActorPool(ShardScorer, (job,), options.pool, bar.tell) as pool,
+            ProgressArtifact(spec.name) as artifact,
+        ):
+            _check(stages, job, pool)
+            settled = settle(job)
+            for check in describe_checks(settled) if storage.exists(job.strategy_uri) else []:
+                bar.tell(check)
+            meter = Meter(bar, artifact)
+            _score(stages, settled, pool, meter, bar.tell)
+            _judge(stages, settled, pool, meter)
+        timings = [asdict(timing) for timing in stages.timings]
+        stages.once(
+            "publish report",
+            lambda: publish_report(settled, timings),
+            key=job.fingerprint,
+            done=lambda: _is_reported(job),
+        )
     return job.run_uri
 
 
@@ -98,7 +134,7 @@ def _check(stages: Stages, job: ScanJob, pool: ActorPool) -> None:
     )
 
 
-def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> None:
+def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter, tell: Tell) -> None:
     """Updates, the pass over all rows, and single queries on what it keeps, where it is a first pass."""
     stages.once(
         "solve updates",
@@ -115,7 +151,7 @@ def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> N
         )
     stages.once(
         "score shards",
-        lambda: score_shards(settled, pool, meter),
+        lambda: score_shards(settled, pool, meter, tell),
         key=settled.scores_fingerprint,
         done=lambda: _is_reported(settled) or is_scored(settled),
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,9 +18,10 @@ from tasks.bundles import read_kept
 from tasks.job import ScanJob
 from tasks.joined_scores import JoinedUnit, compare_with_others, joined_units
 from tasks.merge_units import MergedUnits, merge_units
+from tasks.quarantine import Quarantine
 from tasks.queries import Query, read_queries
 from tasks.rankers import group_columns
-from tasks.score_shards import planned_units
+from tasks.score_shards import kept_units, planned_units
 from tasks.update_store import read_numbers
 
 READERS = 8
@@ -35,6 +37,8 @@ class Totals:
     num_skipped_rows: int
     actor_seconds: float
     skipped_rows: tuple[tuple[str, int, str], ...]
+    num_quarantined_rows: int
+    quarantined: list[dict[str, Any]]
 
 
 def aggregate(job: ScanJob) -> str:
@@ -63,7 +67,7 @@ def merge_scores(job: ScanJob, rank: RankSpec | None) -> MergedUnits:
         return merge_units(joined_units(job), len(queries), rank, NAMED_SKIPPED_ROWS, JoinedUnit.read)
     columns = group_columns(job, queries) if job.has_first_pass else queries
     folder, fingerprint = job.scores_uri, job.scores_fingerprint
-    uris = (storage.join(folder, unit.name(fingerprint)) for unit in planned_units(job))
+    uris = (storage.join(folder, unit.name(fingerprint)) for unit in kept_units(job))
     return merge_units(uris, len(columns), rank, NAMED_SKIPPED_ROWS)
 
 
@@ -77,6 +81,7 @@ def _first_column(job: ScanJob, queries: Sequence[Query]) -> list[int]:
 
 
 def _totals(job: ScanJob, merged: MergedUnits, kept_seconds: float) -> Totals:
+    quarantined = Quarantine(job).read()
     return Totals(
         num_shards=sum(unit.first_group == 0 for unit in planned_units(job)),
         num_rows=merged.receipt.num_rows,
@@ -85,6 +90,8 @@ def _totals(job: ScanJob, merged: MergedUnits, kept_seconds: float) -> Totals:
         num_skipped_rows=merged.num_skipped,
         actor_seconds=merged.receipt.seconds + kept_seconds,
         skipped_rows=merged.receipt.skipped,
+        num_quarantined_rows=sum(each.unit.num_rows for each in quarantined),
+        quarantined=[each.place() for each in quarantined],
     )
 
 

@@ -35,7 +35,7 @@ def check_model(job: ScanJob, pool: ActorPool) -> str:
     """Have one actor check the model on the first unit that has rows; publishes what it saw."""
     unit = next(planned_units(job))
     [(_, check)] = pool.map("check_model", [unit])
-    storage.publish_bytes(job.model_check_uri, json.dumps(asdict(check)).encode())
+    storage.publish_first(job.model_check_uri, json.dumps(asdict(check)).encode())
     return job.model_check_uri
 
 

@@ -54,7 +54,7 @@ def check_precision_on_rows(
     encoded = [encode_query(model, spec.model, query) for query in sample]
     precision, trials = choose_precision(model.adapter, windows, encoded, spec.update, curvature, model.batch_tokens)
     check = PrecisionCheck(precision, tuple(trials))
-    storage.publish_bytes(job.precision_uri, json.dumps(asdict(check)).encode())
+    storage.publish_first(job.precision_uri, json.dumps(asdict(check)).encode())
     return check
 
 

@@ -5,7 +5,7 @@ program too; it runs where there are chats, in Jinja's sandbox (`tasks.chat_temp
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,10 @@ class LoadedModel:
     context_tokens: int
     batch_tokens: int  # padded tokens in one forward pass
     chat: Chat
+
+    def with_halved_batches(self, times: int) -> "LoadedModel":
+        """The same model; a batch is never smaller than its longest window."""
+        return replace(self, batch_tokens=max(min(self.context_tokens, self.batch_tokens), self.batch_tokens >> times))
 
     @property
     def gradient_batch_tokens(self) -> int:

@@ -68,7 +68,7 @@ def choose_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> Strategy:
     costs = measure_passes(model, job, [unit], num_queries)
     sample_rows, num_rows = (sum(unit.num_rows for unit in units(job)) for units in (sample_units, planned_units))
     strategy = choose_by_sample(job, costs, sample_rows, num_rows, num_queries)
-    storage.publish_bytes(job.strategy_uri, json.dumps(asdict(strategy)).encode())
+    storage.publish_first(job.strategy_uri, json.dumps(asdict(strategy)).encode())
     return strategy
 
 

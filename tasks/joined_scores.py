@@ -18,7 +18,7 @@ from tasks.corpus import Unit
 from tasks.job import ScanJob
 from tasks.queries import read_queries
 from tasks.query_sets import Coverage
-from tasks.score_shards import planned_units
+from tasks.score_shards import kept_units
 from tasks.unit_result import RATIOS, join_sets, row_ratios
 
 READERS = 16
@@ -38,14 +38,14 @@ class JoinedUnit(NamedTuple):
 
 
 def joined_units(job: ScanJob) -> Iterator[JoinedUnit]:
-    """Every unit of the corpus.
+    """Every unit of the corpus that was not set aside.
 
     Raises:
         StorageError: a unit is not scored for all queries.
     """
     column_of = {query.query_id: query.digest for query in read_queries(job.queries_uri)}
     coverage = Coverage(job)
-    for unit in planned_units(job):
+    for unit in kept_units(job):
         uris, missing = coverage.of(unit)
         if missing:
             raise StorageError(f"{unit.shard}: scores of its rows from {unit.first_row} on are missing; run again")

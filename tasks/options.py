@@ -11,4 +11,5 @@ class RunOptions:
     batch_tokens: int | None = None  # padded tokens in one forward pass; None: what suits the actor's device
     compiled: bool | None = None  # kernels compiled for the model; None: on a GPU, where they pay
     cache_tokens: bool = False  # keep the corpus's token ids beside its base losses
+    retry_quarantined: bool = False  # have another try at what a run set aside
     pool: PoolOptions = field(default_factory=PoolOptions)

@@ -38,6 +38,12 @@ class Meter:
         self.tokens += tokens
         self._tell()
 
+    def finish(self) -> int:
+        """The stage has ended; returns how many units this process was not told of."""
+        unheard = self.total - self.done
+        self.advance(unheard)
+        return unheard
+
     def _tell(self) -> None:
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = (self.done - self.found) / seconds

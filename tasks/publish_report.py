@@ -48,6 +48,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     null = Null(**totals.pop("null"))
     section = _verdict_section(job, null, len(verdicts))
     sections = query_sections(job, verdicts, section)
+    quarantined = totals.pop("quarantined")
     skipped = [dict(zip(("shard", "row", "reason"), item, strict=True)) for item in totals.pop("skipped_rows")]
     return {
         "kind": job.spec.kind,
@@ -70,6 +71,7 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
         "queries": sections,
         "places": places(job, sections, section),
         "skipped_rows": skipped,
+        "quarantined": quarantined,
         "precision": asdict(read_precision_check(job)),
         "strategy": asdict(read_strategy(job)),
         "curvature": None if job.update.kind in WITHOUT_CURVATURE else asdict(read_cost(job.curvature_uri)),

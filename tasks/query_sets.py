@@ -44,6 +44,7 @@ class Share(NamedTuple):
 
     unit: Unit
     set_digest: str
+    halvings: int = 0  # of the batches
 
 
 class Found(NamedTuple):

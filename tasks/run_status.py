@@ -20,6 +20,7 @@ class RunStatus:
     num_queries: int
     rows_scored: int  # or seen by the first pass, where there is one
     num_rows: int
+    rows_set_aside: int  # no actor could score them: the report names them
     queries_rescored: int | None = None  # on the rows that a first pass kept; None where there is no first pass
 
 
@@ -27,14 +28,15 @@ def run_status(run_uri: str) -> RunStatus:
     """Raises InputError when there is no run in that folder."""
     job = settle(read_job(run_uri))
     queries = read_queries(job.queries_uri)
-    rows_scored, num_rows = count_rows(job)
+    rows = count_rows(job)
     return RunStatus(
         run=run_uri,
         complete=storage.exists(job.file("report.json")),
         queries_solved=len(queries) - len(pending_queries(job)),
         num_queries=len(queries),
-        rows_scored=rows_scored,
-        num_rows=num_rows,
+        rows_scored=rows.scored,
+        num_rows=rows.total,
+        rows_set_aside=rows.set_aside,
         queries_rescored=_queries_rescored(job, len(queries)) if job.has_first_pass else None,
     )
 

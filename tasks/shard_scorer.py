@@ -6,16 +6,18 @@ Each method publishes its product in the store and returns a small receipt.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from finf_core.curvature import Curvature, curvature_from_tensors, refine_if_asked
+from finf_core.errors import CapacityError
 from finf_core.lexical import LexicalIndex
+from finf_core.memory import capacity_errors, release_memory
 from finf_core.precision import widen
 from finf_core.scores import Floats, Ints
 from finf_core.spec import WITHOUT_CURVATURE
@@ -27,7 +29,7 @@ from tasks.bundles import Bundle
 from tasks.candidates import candidates_table
 from tasks.check_model import ModelCheck, check_model_on_rows
 from tasks.check_precision import PrecisionCheck, check_precision_on_rows, read_precision_check
-from tasks.checkpoint import load_model
+from tasks.checkpoint import LoadedModel, load_model
 from tasks.choose_strategy import choose_on_rows
 from tasks.corpus import CorpusRow, Unit
 from tasks.count_words import count_on_sample, lexical_index
@@ -47,6 +49,8 @@ from tasks.solve_updates import solve_one_update
 from tasks.unit_result import UnitReceipt, publish_unit
 from tasks.update_store import UpdateReader
 
+T = TypeVar("T")
+
 
 class Asked(NamedTuple):
     """A set of queries, ready to be asked of any rows."""
@@ -60,7 +64,8 @@ class ShardScorer:
 
     def __init__(self, job: ScanJob) -> None:
         self.job = job
-        self.asked: dict[str, Asked] = {}  # by the digest of the set
+        self.asked: dict[tuple[str, int], Asked] = {}  # by the digest of the set and the tokens of a batch
+        self.halvings = 0  # of the batches, since memory was short
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores are torch's
         self.model = load_model(job.spec.model, job.batch_tokens, job.compiled)
 
@@ -113,30 +118,54 @@ class ShardScorer:
     def queries(self) -> list[Query]:
         return read_queries(self.job.queries_uri)
 
-    def _asked(self, set_digest: str) -> Asked:
-        if set_digest not in self.asked:
+    def _asked(self, model: LoadedModel, set_digest: str) -> Asked:
+        key = set_digest, model.batch_tokens
+        if key not in self.asked:
             queries = queries_of_set(self.settled, self.queries, set_digest)
-            ranker = make_ranker(self.model, self.settled, queries, self.updates)
-            self.asked[set_digest] = Asked(ranker, lexical_index(self.job, queries))
-        return self.asked[set_digest]
+            ranker = make_ranker(model, self.settled, queries, self.updates)
+            self.asked[key] = Asked(ranker, lexical_index(self.job, queries))
+        return self.asked[key]
 
     def rescore(self, bundle: Bundle) -> None:
-        rescore_bundle(self.model, self.settled, bundle, self.updates)
+        self._in_memory(lambda model: rescore_bundle(model, self.settled, bundle, self.updates))
 
     def explain(self, bundle: Bundle) -> None:
-        explain_bundle(self.model, self.settled, bundle, self.updates)
+        self._in_memory(lambda model: explain_bundle(model, self.settled, bundle, self.updates))
 
     def score(self, unit: Unit) -> UnitReceipt:
         """All queries of the run on a unit."""
         return self.score_share(Share(unit, self.settled.set_digest))
 
     def score_share(self, share: Share) -> UnitReceipt:
-        """Rank every row of a unit for a set of queries; publish its base losses, the best rows and the histogram."""
-        started, unit, asked = time.monotonic(), share.unit, self._asked(share.set_digest)
+        """Rank every row of a unit for a set of queries; publish its base losses, the best rows and the histogram.
+
+        Where memory is short, the unit is done anew with batches half as large, as all later ones are.
+
+        Raises:
+            CapacityError: one window at a time is too much.
+        """
+        return self._in_memory(lambda model: self._score_share(model, share), share.halvings)
+
+    def _in_memory(self, work: Callable[[LoadedModel], T], halvings: int = 0) -> T:
+        """Have work done with the model, in batches that fit."""
+        while True:
+            model = self.model.with_halved_batches(max(self.halvings, halvings))
+            try:
+                with capacity_errors(f"scoring batches of {model.batch_tokens} tokens"):
+                    return work(model)
+            except CapacityError:
+                if model.batch_tokens <= self.model.context_tokens:
+                    raise
+            self.halvings = max(self.halvings, halvings) + 1
+            self.asked.clear()
+            release_memory()
+
+    def _score_share(self, model: LoadedModel, share: Share) -> UnitReceipt:
+        started, unit, asked = time.monotonic(), share.unit, self._asked(model, share.set_digest)
         ranker = asked.ranker
-        uri = base_uri(self.model, self.settled, unit, with_gradients=not ranker.uses_base)
+        uri = base_uri(model, self.settled, unit, with_gradients=not ranker.uses_base)
         cached = read_base(uri) if ranker.uses_base or self.job.cache_tokens else None
-        row_groups = prepare_row_groups(self.model, self.settled, unit, cached, asked.lexical)
+        row_groups = prepare_row_groups(model, self.settled, unit, cached, asked.lexical)
         with read_ahead(row_groups, GROUPS_AHEAD) as groups:
             blocks = [self._rank_row_group(ranker, unit.shard, group) for group in groups]
         tables, counts, receipts, entries, ratios = zip(*blocks, strict=True)

@@ -52,7 +52,13 @@ def _after_none() -> Iterator[Step]:
 
 def _gaps(report: Mapping[str, Any]) -> Iterator[Step]:
     """What keeps this run from saying more."""
-    num_skipped = report["summary"]["num_skipped_rows"]
+    num_skipped, num_set_aside = (report["summary"].get(f"num_{kind}_rows") for kind in ("skipped", "quarantined"))
+    if num_set_aside:
+        yield Step(
+            "Score the rows that were set aside.",
+            f"{num_set_aside:,} rows: no verdict is about them. Why they could not be scored stands at the end.",
+            ("finf scan CONFIG --retry-quarantined",),
+        )
     if not report["controls"]:
         yield Step(
             "Add controls.",

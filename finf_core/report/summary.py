@@ -30,6 +30,8 @@ def render_markdown(report: Report) -> str:
         f"{_plain(report['name'])}: {summary['num_rows']:,} rows scanned. "
         f"A query counts as {report['verdict']['rule']}. {report['verdict']['note']}",
     ]
+    if num_set_aside := summary.get("num_quarantined_rows"):
+        lines += ["", f"**Complete except for {num_set_aside:,} rows**, which nobody could score: see report.html."]
     if leaked:
         lines += ["", TABLE_HEAD, "|---" * TABLE_HEAD.count(" | ") + "|---|"]
         lines += [_table_line(query) for query in leaked[:MOST_LINES]]
@@ -39,19 +41,23 @@ def render_markdown(report: Report) -> str:
 
 
 def render_junit(report: Report) -> str:
-    """A test suite in which every query is a case, and every leaked one fails."""
+    """A test suite with a case for each query, of which every leaked one fails; rows set aside are an error."""
+    num_set_aside = report["summary"].get("num_quarantined_rows")
     suite = ET.Element(
         "testsuite",
         name=f"finf {_visible(report['name'])}",
-        tests=str(len(report["queries"])),
+        tests=str(len(report["queries"]) + bool(num_set_aside)),
         failures=str(len(leaked_queries(report))),
-        errors="0",
+        errors=str(int(bool(num_set_aside))),
         time=f"{report['summary']['seconds']:.3f}",
     )
     for query in report["queries"]:
         case = ET.SubElement(suite, "testcase", classname="finf.leakage", name=_visible(query["query_id"]))
         if query["leaked"]:
             ET.SubElement(case, "failure", type="leaked", message=_sentence(query))
+    if num_set_aside:
+        case = ET.SubElement(suite, "testcase", classname="finf.leakage", name="every row was scored")
+        ET.SubElement(case, "error", type="set aside", message=f"{num_set_aside:,} rows could not be scored")
     ET.indent(suite)
     return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
 
