@@ -13,7 +13,7 @@ PEERS := bergson==2.5.1 peft==0.21.2 torchopt==0.7.3 jaxtyping==0.3.11 wadler-li
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test fuzz check format results peers clean
+.PHONY: demo test fuzz faults check format results peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
@@ -24,6 +24,10 @@ test: $(VENV)/.installed debian-packages check
 # The readers of config, queries, Parquet and templates on many more inputs than `make test` tries: minutes.
 fuzz: $(VENV)/.installed
 	FINF_FUZZ_EXAMPLES=20000 $(BIN)/python -m pytest --timeout 3000 tests/test_fuzz_*.py
+
+# Every fault of docs/RELIABILITY.md, really done to a run: half an hour. The quick half is in `make test`.
+faults: $(VENV)/.installed debian-packages
+	FINF_FAULTS=1 $(BIN)/python -m pytest --timeout 1200 tests/test_faults_*.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check

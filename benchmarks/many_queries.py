@@ -73,7 +73,7 @@ class InlinePool:
     def __init__(self, job: ScanJob) -> None:
         self.scorer = ShardScorer(job)
 
-    def map(self, method: str, units: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    def map(self, method: str, units: Iterable[Any], **_: Any) -> Iterator[tuple[Any, Any]]:
         for unit in units:
             yield unit, getattr(self.scorer, method)(unit)
 

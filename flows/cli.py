@@ -97,7 +97,7 @@ def scan(
     _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
     if report["summary"]["num_leaked"]:
         raise typer.Exit(FOUND_LEAKAGE)
-    if report["summary"].get("num_quarantined_rows"):
+    if report["summary"]["num_quarantined_rows"]:
         raise typer.Exit(NOT_ALL_SCORED)
 
 

@@ -34,7 +34,7 @@ def report_summary(run_uri: str, report: dict[str, Any]) -> str:
         f"{summary['num_leaked']} of {summary['num_queries']} queries leaked ({verdict['rule']}); "
         f"{summary['num_rows']:,} rows, {summary['num_tokens']:,} tokens in {summary['seconds']:.1f} s",
     ]
-    if num := summary.get("num_quarantined_rows"):
+    if num := summary["num_quarantined_rows"]:
         lines.insert(0, f"complete except for {num:,} rows that were set aside; the report names them and says why")
     if summary["num_skipped_rows"]:
         lines.append(f"{summary['num_skipped_rows']:,} rows could not be scored; the report names them")

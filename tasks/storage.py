@@ -82,11 +82,11 @@ def exists(uri: str) -> bool:
 
 
 @retried
-def read_bytes(uri: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """A whole object, or a range of it."""
+def read_bytes(uri: str) -> bytes:
+    """A whole object."""
     filesystem, path = locate(uri)
     with storage_errors(uri):
-        return bytes(filesystem.cat_file(path, start, stop))
+        return bytes(filesystem.cat_file(path))
 
 
 @retried
@@ -143,12 +143,7 @@ def open_parquet(uri: str) -> pq.ParquetFile:
     """Open a Parquet file by its footer, for `read_row_group`. Close it, or use it in a `with`."""
     filesystem, path = locate_for_arrow(uri)
     with parquet_errors(uri):
-        try:
-            return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
-        except OSError as error:
-            if "No response body" in str(error):  # of a HEAD: a GET is told why
-                read_bytes(uri, 0, 1)
-            raise
+        return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
 
 
 @retried

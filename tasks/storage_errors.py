@@ -24,6 +24,7 @@ from botocore import exceptions as boto  # type: ignore[import-untyped]
 from pyarrow import ArrowException, ArrowMemoryError
 
 from finf_core.errors import CapacityError, FinfError, InputError, StorageError
+from tasks.filesystems import locate
 from tasks.s3_clients import forget_clients
 
 FOREIGN_ERRORS = (OSError, HttpError, boto.BotoCoreError, boto.ClientError, ArrowException, RecursionError)
@@ -75,7 +76,22 @@ def parquet_errors(uri: str) -> Iterator[None]:
     except FOREIGN_ERRORS as error:
         if _is_corruption(error):
             raise InputError(f"{uri}: not a readable Parquet file ({_one_line(error)})") from error
+        if _is_wordless(_answer(error)):
+            _ask_why(uri, error)
         _raise_ours(uri, error)
+
+
+def _is_wordless(answer: _Answer) -> bool:
+    """Whether pyarrow knows only that the server refused: a HEAD has no body, and that of a GET it does not read."""
+    return answer.code == "ACCESS_DENIED" or (answer.code == "UNKNOWN" and 400 <= answer.status < 500)
+
+
+def _ask_why(uri: str, error: Exception) -> None:
+    """Have the other client ask for one byte, for its error says why. Where that goes well, the refusal is over."""
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        filesystem.cat_file(path, 0, 1)
+    raise StorageError(f"storage refused {uri} for a moment; try again later") from error
 
 
 def _is_corruption(error: Exception) -> bool:

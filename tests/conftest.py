@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import scan_example
 import torch
+from faults import ledger
 from fuzz_counts import tried
 from playwright.sync_api import Browser
 from prefect_server import running_prefect_server
@@ -85,6 +86,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if tried:
         terminalreporter.write_line(f"inputs tried: {json.dumps(dict(sorted(tried.items())))}")
+    if ledger.tried:
+        terminalreporter.write_line("faults survived, and how often:")
+        for line in ledger.table():
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure() -> None:
+    """The very last line of `make faults`."""
+    if ledger.tried:
+        print(ledger.line())
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,7 @@ def example_report(
         "queries": queries,
         "controls": [],
         "skipped_rows": [],
+        "quarantined": [],
         "checks": [
             "kfac curvature fitted on 2,036 rows (140,860 tokens) in 31.8 s, 6.5 MB; 69% of the parameters move",
             "changes are taken as forward differences, whose signal is 705 times their noise on a sample of rows",
@@ -119,6 +120,18 @@ def skipped_rows(num: int) -> list[dict[str, Any]]:
         {"shard": f"s3://bucket/corpus/shard-{index % 8:05d}.parquet", "row": 3 + 17 * index, "reason": "text is empty"}
         for index in range(num)
     ]
+
+
+def with_units_set_aside(report: dict[str, Any]) -> dict[str, Any]:
+    """One of them, with what the report says of it."""
+    unit = {
+        "shard": "s3://bucket/corpus/shard-00003.parquet",
+        "row_groups": "4 to 5",
+        "rows": "512 to 639",
+        "num_rows": 128,
+        "reason": "5 actors died while they worked on it (most often memory is short): ActorDiedError",
+    }
+    return report | {"quarantined": [unit], "summary": report["summary"] | {"num_quarantined_rows": 128}}
 
 
 def with_text_everywhere(report: dict[str, Any], text: str) -> dict[str, Any]:
@@ -251,6 +264,7 @@ def _summary(queries: list[dict[str, Any]], num_rows: int) -> dict[str, Any]:
         "num_tokens": 64 * num_rows,
         "num_targets": 63 * num_rows,
         "num_skipped_rows": 0,
+        "num_quarantined_rows": 0,
         "seconds": 140.2,
         "cost": {"actor_seconds": 203.4, "tokens_per_actor_second": 54_012.7, "forward_equivalents": 2.9},
     }

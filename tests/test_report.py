@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from report_example import HOSTILE, example_report, skipped_rows, with_controls, with_text_everywhere
+from report_example import (
+    HOSTILE,
+    example_report,
+    skipped_rows,
+    with_controls,
+    with_text_everywhere,
+    with_units_set_aside,
+)
 
 from finf_core.errors import InputError
 from finf_core.report.histogram_svg import Histogram, histogram_svg
@@ -257,6 +264,16 @@ def test_an_excerpt_keeps_its_first_blank_line() -> None:
     report = example_report(num_queries=1, num_leaked=0, rows_per_query=1)
     report["queries"][0] |= {"text_excerpt": "\n  indented", "context_characters": 0}
     assert "<code>\n  indented</code>" in render_report(report)
+
+
+def test_rows_that_were_set_aside_are_named_with_the_reason_and_what_to_do() -> None:
+    text = Page(render_report(with_units_set_aside(example_report()))).text
+    assert "Complete except for" in text
+    assert "s3://bucket/corpus/shard-00003.parquet" in text
+    assert "512 to 639" in text
+    assert "5 actors died while they worked on it" in text
+    assert text.count("finf scan CONFIG --retry-quarantined") == 2  # in the next steps, too
+    assert "Complete except for" not in Page(render_report(example_report())).text
 
 
 def test_only_the_first_skipped_rows_are_listed_but_all_are_counted() -> None:

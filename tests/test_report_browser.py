@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import Locator
-from report_example import HOSTILE, example_report, skipped_rows, with_text_everywhere
+from report_example import HOSTILE, example_report, skipped_rows, with_text_everywhere, with_units_set_aside
 from report_page import OpenPage, header, open_everything, overflow, shown
 
 
@@ -16,6 +16,7 @@ def center_x(locator: Locator) -> float:
 def test_hostile_text_is_shown_and_never_run(open_page: OpenPage, script: bool) -> None:
     report = example_report(num_queries=2, num_leaked=1, rows_per_query=4)
     report["skipped_rows"] = skipped_rows(2)
+    report = with_units_set_aside(report)
     page = open_page(with_text_everywhere(report, HOSTILE), script=script)
     open_everything(page)
     page.wait_for_timeout(100)

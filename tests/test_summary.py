@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ET
 
-from report_example import HOSTILE, example_report, with_controls
+from report_example import HOSTILE, example_report, with_controls, with_units_set_aside
 
 from finf_core.report.summary import MOST_LINES, render_junit, render_markdown
 
@@ -54,3 +54,13 @@ def test_hostile_ids_are_text_and_nothing_else() -> None:
     case = ET.fromstring(render_junit(report)).find("testcase")
     assert case is not None
     assert case.get("name", "").startswith(HOSTILE)
+
+
+def test_rows_that_were_set_aside_are_an_error_of_the_suite_and_stand_in_the_page() -> None:
+    report = with_units_set_aside(example_report(num_queries=3, num_leaked=0))
+    suite = ET.fromstring(render_junit(report))
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("4", "0", "1")
+    assert len(suite.findall("testcase")) == 4
+    assert len(suite.findall("testcase/error")) == 1
+    assert "Complete except for 128 rows" in render_markdown(report)
+    assert "Complete except for" not in render_markdown(example_report())

@@ -52,7 +52,7 @@ def _after_none() -> Iterator[Step]:
 
 def _gaps(report: Mapping[str, Any]) -> Iterator[Step]:
     """What keeps this run from saying more."""
-    num_skipped, num_set_aside = (report["summary"].get(f"num_{kind}_rows") for kind in ("skipped", "quarantined"))
+    num_skipped, num_set_aside = (report["summary"][f"num_{kind}_rows"] for kind in ("skipped", "quarantined"))
     if num_set_aside:
         yield Step(
             "Score the rows that were set aside.",

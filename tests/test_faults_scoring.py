@@ -1,0 +1,173 @@
+"""Faults while rows are scored: actors that die, storage that stutters; on real Ray and a real S3 server."""
+
+import json
+import random
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import faulty_scan
+import pytest
+from fault_proxy import Fault, FaultProxy
+from faults import ALL, compare, fault, read_result
+from faulty_scan import FaultyScan, KillAt, PoisonedScorer, actors, make_scan
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from s3_server import S3Server
+
+from tasks import storage
+from tasks.actor_pool import ActorPool
+from tasks.aggregate import aggregate
+from tasks.quarantine import Quarantine
+from tasks.ray_cluster import connect, disconnect
+from tasks.score_shards import count_rows
+from tasks.shard_scorer import ShardScorer
+
+TESTS = Path(__file__).parent
+MOMENTS = [("GET", "corpus/"), ("PUT", "cache/base-"), ("PUT", "cache/scores-")]  # of a unit: begun, scored, published
+
+
+@pytest.fixture(scope="module")
+def quick_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(TESTS))
+        for name, value in {"seat.PROBE_SECONDS": 0.2, "actor_crew.BACKOFF_SECONDS": 0.1}.items():
+            patch.setattr(f"tasks.{name}", value)
+        yield
+    disconnect()
+
+
+@pytest.fixture
+def environment_behind_proxy(
+    s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, quick_ray: None
+) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)  # before Ray starts: the actors inherit it
+        assert connect("local", 100_000_000)
+        yield proxy
+    disconnect()
+
+
+@pytest.fixture
+def scan(
+    environment_behind_proxy: FaultProxy, s3_bucket: str, s3_server: S3Server, tiny_checkpoint: Path
+) -> FaultyScan:
+    return make_scan(s3_bucket, s3_server, environment_behind_proxy, tiny_checkpoint)
+
+
+def test_no_row_is_lost_or_doubled_whatever_happens_while_rows_are_scored(scan: FaultyScan) -> None:
+    """One after the other on the same actors, for to start them is what takes long."""
+    with ActorPool(ShardScorer, (scan.job,), faulty_scan.OPTIONS) as pool:
+        scan.prepare(pool)
+        assert scan.undisturbed is not None
+        for kind in Fault if ALL else (Fault.RESET, Fault.EXPIRED, Fault.DONE_UNTOLD):
+            _storage_does(kind, scan, pool)
+        for method, part in MOMENTS if ALL else MOMENTS[-1:]:
+            _actors_die(scan, pool, method, part, share=0.5)
+        _actors_die(scan, pool, "PUT", "cache/base-", share=1.0)
+        _schedules(scan, pool, 60 if ALL else 2)
+
+
+def _storage_does(kind: Fault, scan: FaultyScan, pool: ActorPool) -> None:
+    """The same fault to every seventh request."""
+    numbers = iter(range(10**9))
+    before = scan.proxy.num_of[kind]
+    with fault(f"S3: {kind.value}"):
+        scan.proxy.faults = lambda method, path: kind if next(numbers) % 7 == 6 else None
+        try:
+            found = scan.score(pool)
+        finally:
+            scan.proxy.faults = lambda method, path: None
+        assert scan.proxy.num_of[kind] - before > 5
+        compare(found, scan.undisturbed)
+
+
+def _actors_die(scan: FaultyScan, pool: ActorPool, method: str, part: str, share: float) -> None:
+    which = "all actors" if share == 1.0 else "half of the actors"
+    with fault(f"{which} killed at {method} {part}"):
+        scan.proxy.faults = killer = KillAt(method, part, share)
+        found = scan.score(pool)
+        scan.proxy.faults = lambda method, path: None
+        assert killer.num_killed == (2 if share == 1.0 else 1)
+        compare(found, scan.undisturbed)
+
+
+def _schedules(scan: FaultyScan, pool: ActorPool, num: int) -> None:
+    """Faults of all kinds, at random, while actors are killed at random."""
+    kinds = st.lists(st.sampled_from(list(Fault)), min_size=1, max_size=4, unique=True)
+
+    @settings(max_examples=num, phases=[Phase.generate], database=None, suppress_health_check=list(HealthCheck))
+    @given(
+        seed=st.integers(0, 2**32),
+        rate=st.floats(0.02, 0.3),
+        kinds=kinds,
+        deaths=st.lists(st.floats(0.1, 4.0), max_size=2),
+    )
+    def survives(seed: int, rate: float, kinds: list[Fault], deaths: list[float]) -> None:
+        draw, drawing = random.Random(seed), threading.Lock()
+
+        def decide(method: str, path: str) -> Fault | None:
+            with drawing:
+                return draw.choice(kinds) if draw.random() < rate else None
+
+        killers = [threading.Timer(seconds, _kill_one, [draw]) for seconds in deaths]
+        with fault("a schedule of faults drawn at random"):
+            scan.proxy.faults = decide
+            for killer in killers:
+                killer.start()
+            try:
+                found = scan.score(pool)
+            finally:
+                scan.proxy.faults = lambda method, path: None
+                for killer in killers:
+                    killer.cancel()
+            compare(found, scan.undisturbed)
+
+    survives()
+
+
+def _kill_one(draw: random.Random) -> None:
+    if processes := actors():
+        draw.choice(processes).kill()
+
+
+def test_a_poisoned_unit_is_set_aside_by_name_and_everything_else_is_there(scan: FaultyScan) -> None:
+    told: list[str] = []
+    with ActorPool(ShardScorer, (scan.job,), faulty_scan.OPTIONS) as pool:
+        scan.prepare(pool)
+    with (
+        fault("a poisoned row group"),
+        ActorPool(PoisonedScorer, (scan.job,), faulty_scan.OPTIONS, told.append) as pool,
+    ):
+        found = scan.score(pool, told.append)
+        [unit] = Quarantine(scan.job).read()
+        assert unit.unit.shard.endswith("shard-003.parquet")
+        assert "5 actors died" in unit.reason
+        assert any("8 rows are set aside" in line for line in told)
+        assert count_rows(scan.job)[:3] == (184, 8, 192)
+        totals = json.loads(storage.read_bytes(scan.job.totals_uri))
+        assert (totals["num_rows"], totals["num_quarantined_rows"]) == (184, 8)
+        [named] = totals["quarantined"]
+        assert (named["rows"], named["num_rows"]) == ("0 to 7", 8)
+        poisoned = {f"doc-{row}" for row in range(24, 32)}
+        wanted = scan.undisturbed
+        assert wanted is not None
+        kept = replace(
+            wanted,
+            times=type(wanted.times)({key: 1 for key in wanted.times if key[1] not in poisoned}),
+            numbers={key: value for key, value in wanted.numbers.items() if key[1] not in poisoned},
+            counted={key: number - 8 for key, number in wanted.counted.items()},
+        )
+        compare(found, kept)
+    with (
+        fault("a poisoned row group that is none any more"),
+        ActorPool(ShardScorer, (scan.job,), faulty_scan.OPTIONS) as pool,
+    ):
+        Quarantine(scan.job).release()
+        from tasks.progress import Meter
+        from tasks.score_shards import score_shards
+
+        score_shards(scan.job, pool, Meter())
+        aggregate(scan.job)
+        compare(read_result(scan.job.run_uri), wanted)
