@@ -4,7 +4,12 @@ Ray reports an error of an actor's own constructor as a dead actor and a string.
 it arrives as itself; and a process that Ray restarted, which holds nothing yet, says so.
 """
 
+from contextlib import AbstractContextManager
 from typing import Any
+
+from tasks.patience import patient
+
+STORAGE_SECONDS = 10.0  # that storage may stutter in the middle of a unit; for longer, the crew has it done anew
 
 
 class NotBuiltError(Exception):
@@ -20,10 +25,16 @@ class ActorHost:
 
     def build(self, actor_class: type, actor_args: tuple[Any, ...]) -> None:
         """Make the object (which may take minutes) and have it say that it is well."""
-        self._hosted = actor_class(*actor_args)
-        self._hosted.ping()
+        with _patient():
+            self._hosted = actor_class(*actor_args)
+            self._hosted.ping()
 
     def run(self, method: str, unit: Any) -> Any:
         if self._hosted is None:
             raise NotBuiltError
-        return getattr(self._hosted, method)(unit)
+        with _patient():
+            return getattr(self._hosted, method)(unit)
+
+
+def _patient() -> AbstractContextManager[None]:
+    return patient(STORAGE_SECONDS, lambda line: None)

@@ -59,6 +59,10 @@ class Result:
     numbers: dict[tuple[str, str], tuple[float, float, float]]
     counted: dict[str, int]  # rows in the histogram of each query
 
+    @classmethod
+    def nothing(cls) -> "Result":
+        return cls(Counter(), {}, {})
+
 
 def read_result(run_uri: str) -> Result:
     top = storage.read_table(storage.join(run_uri, "top.parquet"))

@@ -24,6 +24,10 @@ class Worker:
         self._count(f"done-{number}")
         return os.getpid()
 
+    def mark_slowly(self, number: int) -> int:
+        time.sleep(0.3)
+        return self.mark(number)
+
     def nap(self, seconds: float) -> float:
         time.sleep(seconds)
         return seconds

@@ -17,11 +17,12 @@ STOP_SECONDS = 20
 
 
 @contextmanager
-def running_prefect_server(home: Path) -> Iterator[str]:
-    """Yields the API's URL."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def running_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
+    """Yields the API's URL; at a free port, or at that of a server that is to come back."""
+    if port is None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     settings = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
