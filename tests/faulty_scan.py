@@ -31,6 +31,7 @@ from tasks.settle import settle
 from tasks.shard_scorer import ShardScorer
 from tasks.solve_updates import solve_updates
 
+POISON = "FINF_TEST_POISON"
 NUM_ROWS = 192
 NUM_SHARDS = 24
 OPTIONS = PoolOptions(num_actors=2, max_storage_seconds=120)
@@ -58,7 +59,7 @@ class FaultyScan:
         with patient(120, tell):
             score_shards(self.job, pool, Meter(), tell)
             aggregate(self.job)
-        return read_result(self.job.run_uri)
+            return read_result(self.job.run_uri)
 
     def forget_scores(self) -> None:
         """Past the proxy: units, their base losses, and what was made of them."""
@@ -111,9 +112,9 @@ class KillAt:
 
 
 class PoisonedScorer(ShardScorer):
-    """Dies of every unit of one shard."""
+    """Dies of every unit of one shard, as long as there is a file of the name that POISON holds."""
 
     def score_share(self, share):
-        if share.unit.shard.endswith("shard-003.parquet"):
+        if share.unit.shard.endswith("shard-003.parquet") and Path(os.environ[POISON]).exists():
             os.kill(os.getpid(), 9)
         return super().score_share(share)

@@ -3,25 +3,29 @@
 import json
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import faulty_scan
 import pytest
+import scan_example
 from fault_proxy import Fault, FaultProxy
-from faults import ALL, compare, fault, read_result
+from faults import ALL, Result, compare, fault, read_result
 from faulty_scan import FaultyScan, KillAt, PoisonedScorer, actors, make_scan
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from s3_server import S3Server
 
+from finf_core.errors import FinfError
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.aggregate import aggregate
+from tasks.progress import Meter
 from tasks.quarantine import Quarantine
 from tasks.ray_cluster import connect, disconnect
-from tasks.score_shards import count_rows
+from tasks.resolve_inputs import resolve_inputs
+from tasks.score_shards import count_rows, planned_units, score_shards
 from tasks.shard_scorer import ShardScorer
 
 TESTS = Path(__file__).parent
@@ -39,9 +43,15 @@ def quick_ray() -> Iterator[None]:
 
 
 @pytest.fixture
+def poison(tmp_path: Path) -> Path:
+    return tmp_path / "poison"
+
+
+@pytest.fixture
 def environment_behind_proxy(
-    s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, quick_ray: None
+    s3_bucket: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, quick_ray: None, poison: Path
 ) -> Iterator[FaultProxy]:
+    monkeypatch.setenv(faulty_scan.POISON, str(poison))
     with FaultProxy(s3_server.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)  # before Ray starts: the actors inherit it
         assert connect("local", 100_000_000)
@@ -136,42 +146,53 @@ def _kill_one(draw: random.Random) -> None:
         draw.choice(processes).kill()
 
 
-def test_a_poisoned_unit_is_set_aside_by_name_and_everything_else_is_there(scan: FaultyScan) -> None:
+def test_a_poisoned_unit_is_set_aside_by_name_and_scored_when_it_is_none_any_more(
+    scan: FaultyScan, poison: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.actor_crew.MAX_DEATHS", 2)  # each costs the start of an actor
     told: list[str] = []
-    with ActorPool(ShardScorer, (scan.job,), faulty_scan.OPTIONS) as pool:
+    with ActorPool(PoisonedScorer, (scan.job,), faulty_scan.OPTIONS, told.append) as pool:
         scan.prepare(pool)
-    with (
-        fault("a poisoned row group"),
-        ActorPool(PoisonedScorer, (scan.job,), faulty_scan.OPTIONS, told.append) as pool,
-    ):
-        found = scan.score(pool, told.append)
-        [unit] = Quarantine(scan.job).read()
-        assert unit.unit.shard.endswith("shard-003.parquet")
-        assert "5 actors died" in unit.reason
-        assert any("8 rows are set aside" in line for line in told)
-        assert count_rows(scan.job)[:3] == (184, 8, 192)
-        totals = json.loads(storage.read_bytes(scan.job.totals_uri))
-        assert (totals["num_rows"], totals["num_quarantined_rows"]) == (184, 8)
-        [named] = totals["quarantined"]
-        assert (named["rows"], named["num_rows"]) == ("0 to 7", 8)
-        poisoned = {f"doc-{row}" for row in range(24, 32)}
-        wanted = scan.undisturbed
-        assert wanted is not None
-        kept = replace(
-            wanted,
-            times=type(wanted.times)({key: 1 for key in wanted.times if key[1] not in poisoned}),
-            numbers={key: value for key, value in wanted.numbers.items() if key[1] not in poisoned},
-            counted={key: number - 8 for key, number in wanted.counted.items()},
-        )
-        compare(found, kept)
-    with (
-        fault("a poisoned row group that is none any more"),
-        ActorPool(ShardScorer, (scan.job,), faulty_scan.OPTIONS) as pool,
-    ):
-        Quarantine(scan.job).release()
-        from tasks.progress import Meter
-        from tasks.score_shards import score_shards
+        poison.touch()
+        with fault("a poisoned row group"):
+            compare(scan.score(pool, told.append), _without(scan.undisturbed, {f"doc-{row}" for row in range(24, 32)}))
+            [unit] = Quarantine(scan.job).read()
+            assert unit.unit.shard.endswith("shard-003.parquet")
+            assert "2 actors died" in unit.reason
+            assert any("8 rows are set aside" in line for line in told)
+            assert count_rows(scan.job)[:3] == (184, 8, 192)
+            totals = json.loads(storage.read_bytes(scan.job.totals_uri))
+            assert (totals["num_rows"], totals["num_quarantined_rows"]) == (184, 8)
+            [named] = totals["quarantined"]
+            assert (named["rows"], named["num_rows"]) == ("0 to 7", 8)
+        poison.unlink()
+        with fault("a poisoned row group that is none any more"):
+            Quarantine(scan.job).release()
+            assert not storage.exists(scan.job.totals_uri)
+            score_shards(scan.job, pool, Meter())
+            aggregate(scan.job)
+            compare(read_result(scan.job.run_uri), scan.undisturbed)
 
-        score_shards(scan.job, pool, Meter())
-        aggregate(scan.job)
-        compare(read_result(scan.job.run_uri), wanted)
+
+def test_too_much_poison_ends_the_run(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    """One of a hundred units may be set aside, and one of a few; not two of three."""
+    corpus = scan_example.write_shards(str(tmp_path / "corpus"), scan_example.texts(24), 3)
+    queries = scan_example.write_queries(str(tmp_path / "queries.parquet"))
+    job = resolve_inputs(
+        scan_example.scan_spec(tiny_checkpoint, corpus, queries), scan_example.run_options(str(tmp_path))
+    )
+    first, second, _ = planned_units(job)
+    quarantine = Quarantine(job)
+    quarantine.add(first, "died", num_units=3)
+    with pytest.raises(FinfError, match="2 of 3 units could not be done"):
+        quarantine.add(second, "died", num_units=3)
+    assert len(Quarantine(job)) == 1
+
+
+def _without(result: Result | None, documents: set[str]) -> Result:
+    assert result is not None
+    return Result(
+        Counter(key for key in result.times if key[1] not in documents),
+        {key: numbers for key, numbers in result.numbers.items() if key[1] not in documents},
+        {query: number - len(documents) for query, number in result.counted.items()},
+    )
