@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from finf_core.columns import column_names, find_column
 from finf_core.errors import InputError
 from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
+from tasks.guarded_read import GuardedParquet, open_guarded, read_group
 from tasks.partial_files import is_filled, is_partial, whole_folder, write_whole
 from tasks.s3_clients import put_deadline_seconds
 from tasks.storage_errors import parquet_errors, storage_errors
@@ -102,23 +103,25 @@ def publish_table(uri: str, table: pa.Table) -> None:
     publish_bytes(uri, buffer.getvalue().to_pybytes())
 
 
-def open_parquet(uri: str) -> pq.ParquetFile:
+def open_parquet(uri: str) -> GuardedParquet:
     """Open a Parquet file by its footer, for `read_row_group`. Close it, or use it in a `with`."""
     filesystem, path = locate_for_arrow(uri)
     with parquet_errors(uri):
-        return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
+        return open_guarded(filesystem, path, uri)
 
 
-def read_row_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str], uri: str) -> pa.Table:
-    """Some columns (or fields of structs) of one row group of an open file; over the network only they are fetched."""
+def read_row_group(parquet: GuardedParquet, group: int, columns: Sequence[str], uri: str) -> pa.Table:
+    """Some columns (or fields of structs) of one row group of an open file; over the network only they are fetched.
+    What would decode to more than memory holds is an InputError before it does (`tasks.guarded_read`)."""
     with parquet_errors(uri):
-        return parquet.read_row_group(group, columns=_known_columns(parquet, columns, uri))
+        return read_group(parquet, group, _known_columns(parquet.schema_arrow, columns, uri), uri)
 
 
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole Parquet file, or some of its columns."""
-    with open_parquet(uri) as parquet, parquet_errors(uri):
-        return parquet.read(columns=None if columns is None else _known_columns(parquet, columns, uri))
+    filesystem, path = locate_for_arrow(uri)
+    with parquet_errors(uri), pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+        return parquet.read(columns=None if columns is None else _known_columns(parquet.schema_arrow, columns, uri))
 
 
 def download_folder(uri: str, local_folder: Path) -> None:
@@ -141,9 +144,8 @@ def download_folder(uri: str, local_folder: Path) -> None:
             filesystem.get(sources, [str(target) for target in targets])
 
 
-def _known_columns(parquet: pq.ParquetFile, columns: Sequence[str], uri: str) -> list[str]:
+def _known_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> list[str]:
     """pyarrow itself would leave out a column that is not there."""
-    schema = parquet.schema_arrow
     if missing := [name for name in columns if find_column(schema, name) is None]:
         raise InputError(f"{uri} has no column {missing}; it has {column_names(schema)}")
     return list(columns)
