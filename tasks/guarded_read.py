@@ -32,7 +32,7 @@ from tasks.page_headers import (
 )
 
 MAX_GROUP_BYTES = 2 * 2**30  # decoded, of the needed columns of one row group
-MAX_FOOTER_BYTES = 32 * 2**20  # in memory it takes some 20 times as much
+MAX_FOOTER_BYTES = 16 * 2**20  # in memory it takes some 20 times as much; one made to, 216 times
 TAIL_BYTES = 64 * 2**10  # fetched at first: most footers are in it
 NUMBER_BYTES, STRING_BYTES = 12, 8  # a number as 64 bits with its levels; a string's offset and levels
 WIDE_NUMBERS = ("INT96", "FIXED_LEN_BYTE_ARRAY")
@@ -64,12 +64,16 @@ def open_guarded(filesystem: Any, path: str, uri: str) -> GuardedParquet:
     """Open a file by its footer.
 
     Raises:
-        InputError: the footer is longer than the file or than `MAX_FOOTER_BYTES`.
+        InputError: the footer is longer than the file or than `MAX_FOOTER_BYTES`, or counts rows wrongly.
         ArrowInvalid, OSError: it cannot be read.
     """
     source = filesystem.open_input_file(path)
     try:
-        return GuardedParquet(source, pq.read_metadata(pa.BufferReader(_footer(source, uri))))
+        metadata = pq.read_metadata(pa.BufferReader(_footer(source, uri)))
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+            raise InputError(f"{uri}: not a readable Parquet file (its footer's counts of rows contradict each other)")
+        return GuardedParquet(source, metadata)
     except BaseException:
         source.close()
         raise
@@ -90,11 +94,13 @@ def read_group(parquet: GuardedParquet, group: int, columns: Sequence[str], uri:
     fetched = FetchedFile(parquet.source, list(dict.fromkeys(leaf.packed for leaf in leaves)))
     sizes = [_decoded(leaf, fetched.chunk(leaf.packed), where) for leaf in leaves]
     _check_size({leaf.name: size.least_bytes for leaf, size in zip(leaves, sizes, strict=True)}, where)
+    for leaf, size in zip(leaves, sizes, strict=True):
+        _check_rows(leaf, size, parquet.metadata.row_group(group).num_rows, where)
     if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
         _count_strings(fetched, parquet.metadata, group, leaves, sizes, where)
     table = _opened(fetched, parquet.metadata).read_row_group(group, columns=list(columns))
     if len(table) != (said := parquet.metadata.row_group(group).num_rows):
-        raise InputError(f"{where}: holds {len(table):,} rows, and its footer says {said:,}; write the shard again")
+        raise _wrong_rows(f"{len(table):,} rows", said, where)
     return table
 
 
@@ -105,6 +111,7 @@ class _Leaf:
     num_values: int
     codec: str
     kind: str  # the physical type
+    is_repeated: bool  # lists: more values than rows
     width: int  # bytes of a number
 
 
@@ -112,10 +119,10 @@ class _Leaf:
 class _Size:
     """What a column chunk decodes to, as far as its headers tell."""
 
+    num_values: int
     least_bytes: int
     most_bytes: int
     longest_bytes: int  # no string is longer
-    is_named: bool = False  # in a dictionary
     is_delta: bool = False  # strings that share beginnings
 
 
@@ -150,13 +157,24 @@ def _leaves(metadata: pq.FileMetaData, group: int, columns: Sequence[str]) -> It
             start = chunk.dictionary_page_offset
         width = max(NUMBER_BYTES, schema.length if schema.physical_type in WIDE_NUMBERS else 0)
         packed = Range(start, chunk.total_compressed_size)
-        yield _Leaf(schema.path, packed, chunk.num_values, chunk.compression, schema.physical_type, width)
+        kind, is_repeated = schema.physical_type, schema.max_repetition_level > 0
+        yield _Leaf(schema.path, packed, chunk.num_values, chunk.compression, kind, is_repeated, width)
 
 
 def _check_place(leaf: _Leaf, size: int, where: str) -> None:
     start, num_bytes = leaf.packed
     if start < 0 or num_bytes < 0 or leaf.num_values < 0 or start + num_bytes > size:
         raise InputError(f"{where}: column {leaf.name!r} lies outside the file, by its footer; write the shard again")
+
+
+def _check_rows(leaf: _Leaf, size: _Size, num_rows: int, where: str) -> None:
+    """pyarrow reserves memory for the rows that the footer promises."""
+    if size.num_values < num_rows or (size.num_values > num_rows and not leaf.is_repeated):
+        raise _wrong_rows(f"{size.num_values:,} values in column {leaf.name!r}", num_rows, where)
+
+
+def _wrong_rows(found: str, said: int, where: str) -> InputError:
+    return InputError(f"{where}: holds {found}, and its footer says {said:,} rows; write the shard again")
 
 
 def _check_size(bytes_of: dict[str, int], where: str) -> None:
@@ -177,7 +195,7 @@ def _decoded(leaf: _Leaf, chunk: memoryview, where: str) -> _Size:
     num_values = sum(page.num_values for page in pages if page.kind in (DATA, DATA_V2))
     if leaf.kind != "BYTE_ARRAY":
         numbers = unpacked + num_values * leaf.width
-        return _Size(numbers, numbers, leaf.width)
+        return _Size(num_values, numbers, numbers, leaf.width)
     dictionary = max((_longest(page, leaf, chunk) for page in pages if page.kind == DICTIONARY), default=0)
     return _strings(pages, unpacked + num_values * STRING_BYTES, dictionary)
 
@@ -202,7 +220,7 @@ def _strings(pages: Sequence[Page], least: int, dictionary: int) -> _Size:
     delta = [page for page in data if page.encoding == DELTA_BYTE_ARRAY]
     longest = max((page.unpacked_bytes for page in pages), default=0)
     most = least + named * dictionary + sum(page.num_values * page.unpacked_bytes for page in delta)
-    return _Size(least, most, longest, bool(named), bool(delta))
+    return _Size(sum(page.num_values for page in data), least, most, longest, bool(delta))
 
 
 def _count_strings(

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from finf_core.chat import ASSISTANT, FIELDS, Chat, Span, read_messages
-from finf_core.columns import column_names, find_column, take_column
+from finf_core.columns import describe_columns, find_column, take_column
 from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec
 from finf_core.template import fill_template, template_columns
@@ -34,7 +34,7 @@ def check_columns(schema: pa.Schema, corpus: CorpusSpec, uri: str) -> None:
     named = [(key, name) for name in content_columns(corpus)]
     for of_key, name in [*named, *corpus.labels.items()]:
         if find_column(schema, name) is None:
-            there = ", ".join(column_names(schema))
+            there = describe_columns(schema)
             raise InputError(f"{uri}: no column {name!r} (corpus.{of_key}); the columns are {there}")
     is_right, wanted = KINDS[key]
     for _, name in named:

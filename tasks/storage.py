@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finf_core.columns import column_names, find_column
+from finf_core.columns import describe_columns, find_column
 from finf_core.errors import InputError
 from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
 from tasks.guarded_read import GuardedParquet, open_guarded, read_group
@@ -147,7 +147,7 @@ def download_folder(uri: str, local_folder: Path) -> None:
 def _known_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> list[str]:
     """pyarrow itself would leave out a column that is not there."""
     if missing := [name for name in columns if find_column(schema, name) is None]:
-        raise InputError(f"{uri} has no column {missing}; it has {column_names(schema)}")
+        raise InputError(f"{uri} has no column {missing}; it has {describe_columns(schema)}")
     return list(columns)
 
 
