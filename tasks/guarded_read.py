@@ -26,7 +26,7 @@ from tasks.page_headers import (
     DICTIONARY,
     PLAIN_DICTIONARY,
     RLE_DICTIONARY,
-    BadPage,
+    BadPageError,
     Page,
     read_pages,
 )
@@ -189,7 +189,7 @@ def _check_size(bytes_of: dict[str, int], where: str) -> None:
 def _decoded(leaf: _Leaf, chunk: memoryview, where: str) -> _Size:
     try:
         pages = list(read_pages(chunk, leaf.num_values))
-    except BadPage as error:
+    except BadPageError as error:
         raise InputError(f"{where}: column {leaf.name!r} is damaged ({error}); write the shard again") from error
     unpacked = sum(page.unpacked_bytes for page in pages)
     num_values = sum(page.num_values for page in pages if page.kind in (DATA, DATA_V2))

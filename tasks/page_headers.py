@@ -19,7 +19,7 @@ _INTEGERS, _I32 = (4, 5, 6), 5
 Struct = dict[int, "int | Struct"]  # field number -> value, of 32-bit integers and structs; the rest is passed over
 
 
-class BadPage(Exception):
+class BadPageError(Exception):
     """What stands there is no page header, or one that no reader could believe."""
 
 
@@ -37,7 +37,7 @@ def read_pages(chunk: memoryview, num_values: int) -> Iterator[Page]:
     """The pages of a column chunk, until they hold `num_values` values or the chunk ends: as a reader takes them.
 
     Raises:
-        BadPage: a broken header, a negative size, or more than `MOST_PAGES` of them.
+        BadPageError: a broken header, a negative size, or more than `MOST_PAGES` of them.
     """
     place = num_seen = num_pages = 0
     while place < len(chunk) and num_seen < num_values:
@@ -45,7 +45,7 @@ def read_pages(chunk: memoryview, num_values: int) -> Iterator[Page]:
         page = _page(header, place)
         place, num_pages = place + page.packed_bytes, num_pages + 1
         if num_pages > MOST_PAGES:
-            raise BadPage(f"more than {MOST_PAGES:,} pages")
+            raise BadPageError(f"more than {MOST_PAGES:,} pages")
         num_seen += page.num_values if page.kind in (DATA, DATA_V2) else 0
         yield page
 
@@ -54,23 +54,23 @@ def _page(header: Struct, start: int) -> Page:
     kind, unpacked, packed = (_number(header, field) for field in (1, 2, 3))
     inner = header.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(kind, 0), {})
     if not isinstance(inner, dict):
-        raise BadPage("a page header without its kind")
+        raise BadPageError("a page header without its kind")
     num_values, encoding = inner.get(1, 0), inner.get(4 if kind == DATA_V2 else 2, 0)
     if not isinstance(num_values, int) or not isinstance(encoding, int) or min(unpacked, packed, num_values) < 0:
-        raise BadPage("a page header with a negative size")
+        raise BadPageError("a page header with a negative size")
     return Page(kind, unpacked, num_values, encoding, start, packed)
 
 
 def _number(header: Struct, field: int) -> int:
     found = header.get(field)
     if not isinstance(found, int):
-        raise BadPage("a page header without its sizes")
+        raise BadPageError("a page header without its sizes")
     return found
 
 
 def _read_struct(data: memoryview, place: int, depth: int) -> tuple[Struct, int]:
     if depth > DEEPEST:
-        raise BadPage("a page header nested too deeply")
+        raise BadPageError("a page header nested too deeply")
     struct: Struct = {}
     field = 0
     while True:
@@ -107,7 +107,7 @@ def _pass_over(data: memoryview, place: int, kind: int, depth: int) -> int:
     if kind == _BINARY:
         size, place = _varint(data, place)
         return place + size
-    raise BadPage(f"a page header with a field of kind {kind}, which none has")
+    raise BadPageError(f"a page header with a field of kind {kind}, which none has")
 
 
 def _zigzag(data: memoryview, place: int) -> tuple[int, int]:
@@ -122,10 +122,10 @@ def _varint(data: memoryview, place: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, place
-    raise BadPage("a page header with an endless number")
+    raise BadPageError("a page header with an endless number")
 
 
 def _byte(data: memoryview, place: int) -> tuple[int, int]:
     if place >= len(data):
-        raise BadPage("a page header that breaks off")
+        raise BadPageError("a page header that breaks off")
     return data[place], place + 1

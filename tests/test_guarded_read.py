@@ -1,6 +1,6 @@
-"""Parquet from strangers: small files that decode to gigabytes, and footers that lie, end in one line and bounded memory.
+"""Small Parquet files that decode to gigabytes, and footers that lie, end in one line and in bounded memory.
 
-The limit is 16 MiB here instead of two GiB, so that each file need not be larger than what it must not become.
+The limit is 16 MiB here instead of two GiB, so that the files need not be large.
 """
 
 import io
