@@ -236,6 +236,7 @@ def _count_strings(
     for leaf, size in zip(leaves, sizes, strict=True):
         if size.most_bytes == size.least_bytes:
             continue
+        bytes_of[leaf.name] = size.num_values * STRING_BYTES  # each string is counted where it is named, not as a page
         batch_rows = max(1, MAX_GROUP_BYTES // max(1, size.longest_bytes)) if size.is_delta else 2**31 - 1
         reader = _opened(fetched, metadata, [] if size.is_delta else [leaf.name])
         for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=[leaf.name], use_threads=False):
