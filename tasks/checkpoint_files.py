@@ -36,9 +36,11 @@ def check_files(folder: Path) -> None:
     Raises:
         CheckpointError: names the file.
     """
-    for file in sorted(folder.glob("*.json")):
-        if file.exists() and (not file.is_file() or file.stat().st_size > MAX_JSON_BYTES):
-            raise CheckpointError(f"{file}: is no plain file of up to {MAX_JSON_BYTES:,} bytes")
+    for file in sorted(folder.iterdir()):
+        if file.exists() and not file.is_file() and not file.is_dir():
+            raise CheckpointError(f"{file}: is no plain file")
+        if file.suffix == ".json" and file.exists() and file.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{file}: is larger than {MAX_JSON_BYTES:,} bytes")
     if (folder / ADAPTER).exists():
         raise CheckpointError(f"{folder / ADAPTER}: an adapter; merge it into its base model and save that as a folder")
     for name in (CONFIG, TOKENIZER):
