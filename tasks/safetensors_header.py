@@ -41,11 +41,12 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{file}: a header of {length:,} bytes in a file of {size:,}: damaged or cut off")
         header = _parse(stream.read(length), file)
     places = {name: _offsets(name, described, file) for name, described in header.items()}
+    for name, (_, stop) in places.items():
+        if stop > size - 8 - length:
+            raise CheckpointError(f"{file}: tensor {name!r} ends beyond the file: damaged or cut off")
     tensors, place = {}, 0
     for name, (start, stop) in sorted(places.items(), key=lambda item: item[1]):
         tensor = _tensor(name, header[name], file)
-        if stop > size - 8 - length:
-            raise CheckpointError(f"{file}: tensor {name!r} ends beyond the file: damaged or cut off")
         if start != place or stop - start != _num_bytes(tensor):
             raise CheckpointError(
                 f"{file}: tensor {name!r} overlaps others, leaves a gap, or is not of its shape's size"
