@@ -18,6 +18,7 @@ from finf_core.spec import CorpusSpec
 from finf_core.windows import TokenIds
 from tasks import storage
 from tasks.bounded_map import bounded_map
+from tasks.guarded_read import parsing
 from tasks.python_values import label_values
 from tasks.row_contents import check_columns, content_columns, read_contents
 from tasks.storage_errors import parquet_errors
@@ -115,7 +116,7 @@ def read_unit(unit: Unit, corpus: CorpusSpec, chat: Chat | None = None) -> Itera
         first_row = unit.first_row
         for group in range(unit.first_group, unit.stop_group):
             table = storage.read_row_group(file, group, columns, unit.shard)
-            with parquet_errors(unit.shard):
+            with parquet_errors(unit.shard), parsing(unit.shard):
                 rows = _rows(table, first_row, corpus, chat)
             yield rows
             first_row += len(table)

@@ -14,6 +14,10 @@ class Range(NamedTuple):
     num_bytes: int
 
 
+class NotReadError(Exception):
+    """Somebody read a file that only its size is known of."""
+
+
 class FetchedFile(io.RawIOBase):
     """For pyarrow, which reads a column chunk in one go; what is not in memory is read from the source.
 
@@ -53,6 +57,16 @@ class FetchedFile(io.RawIOBase):
             if first <= start and start + num_bytes <= first + size:
                 return data[start - first : start - first + num_bytes]
         return self._source.read_at(num_bytes, start)
+
+
+class UnreadFile(FetchedFile):
+    """A file that is looked at by its footer alone; whoever reads it gets a NotReadError."""
+
+    def __init__(self, source: Any) -> None:
+        super().__init__(source, [])
+
+    def read(self, num_bytes: int = -1) -> Any:
+        raise NotReadError
 
 
 def _fetch(source: Any, ranges: Sequence[Range]) -> list[memoryview]:

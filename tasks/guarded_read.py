@@ -6,7 +6,9 @@ counted from the headers of their pages (`tasks.page_headers`), and only then ar
 it open (how long are the strings that are named?) indices and dictionary are read first, which is cheap, and counted.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -17,8 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finf_core.errors import InputError
-from tasks.dictionary_page import longest_string
-from tasks.fetched_file import FetchedFile, Range
+from tasks.fetched_file import FetchedFile, NotReadError, Range, UnreadFile
 from tasks.page_headers import (
     DATA,
     DATA_V2,
@@ -36,6 +37,7 @@ MAX_FOOTER_BYTES = 16 * 2**20  # in memory it takes some 20 times as much; one m
 TAIL_BYTES = 64 * 2**10  # fetched at first: most footers are in it
 NUMBER_BYTES, STRING_BYTES = 12, 8  # a number as 64 bits with its levels; a string's offset and levels
 WIDE_NUMBERS = ("INT96", "FIXED_LEN_BYTE_ARRAY")
+NAMES = (PLAIN_DICTIONARY, RLE_DICTIONARY)
 SPLIT = "write it with smaller row groups (row_group_size), or take it out of the corpus"
 
 
@@ -45,10 +47,7 @@ class GuardedParquet:
 
     source: Any  # pyarrow's NativeFile
     metadata: pq.FileMetaData
-
-    @property
-    def schema_arrow(self) -> pa.Schema:
-        return self.metadata.schema.to_arrow_schema()
+    schema_arrow: pa.Schema
 
     def close(self) -> None:
         self.source.close()
@@ -69,14 +68,31 @@ def open_guarded(filesystem: Any, path: str, uri: str) -> GuardedParquet:
     """
     source = filesystem.open_input_file(path)
     try:
-        metadata = pq.read_metadata(pa.BufferReader(_footer(source, uri)))
-        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-        if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
-            raise InputError(f"{uri}: not a readable Parquet file (its footer's counts of rows contradict each other)")
-        return GuardedParquet(source, metadata)
+        with parsing(uri):
+            return _parsed(source, uri)
     except BaseException:
         source.close()
         raise
+
+
+@contextmanager
+def parsing(uri: str) -> Iterator[None]:
+    """What Python itself raises over a file's content (names that are not UTF-8, numbers that are too large)."""
+    try:
+        yield
+    except pa.ArrowException:
+        raise
+    except (ValueError, OverflowError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{uri}: not a readable Parquet file ({reason})") from error
+
+
+def _parsed(source: Any, uri: str) -> GuardedParquet:
+    metadata = pq.read_metadata(pa.BufferReader(_footer(source, uri)))
+    rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if min(rows, default=0) < 0 or sum(rows) != metadata.num_rows:
+        raise InputError(f"{uri}: not a readable Parquet file (its footer's counts of rows contradict each other)")
+    return GuardedParquet(source, metadata, metadata.schema.to_arrow_schema())
 
 
 def read_group(parquet: GuardedParquet, group: int, columns: Sequence[str], uri: str) -> pa.Table:
@@ -86,7 +102,12 @@ def read_group(parquet: GuardedParquet, group: int, columns: Sequence[str], uri:
         InputError: they decode to more than `MAX_GROUP_BYTES`, or not to what the footer says; names the column.
         ArrowInvalid, OSError: they cannot be decoded.
     """
-    where = f"{uri}: row group {group}"
+    with parsing(uri):
+        return _read_group(parquet, group, columns, f"{uri}: row group {group}")
+
+
+def _read_group(parquet: GuardedParquet, group: int, columns: Sequence[str], where: str) -> pa.Table:
+    _check_chunks(parquet, group, columns)
     leaves = list(_leaves(parquet.metadata, group, columns))
     for leaf in leaves:
         _check_place(leaf, parquet.source.size(), where)
@@ -109,7 +130,6 @@ class _Leaf:
     name: str
     packed: Range
     num_values: int
-    codec: str
     kind: str  # the physical type
     is_repeated: bool  # lists: more values than rows
     width: int  # bytes of a number
@@ -123,6 +143,8 @@ class _Size:
     least_bytes: int
     most_bytes: int
     longest_bytes: int  # no string is longer
+    num_named: int = 0  # strings that stand in the dictionary
+    starts_named: bool = False
     is_delta: bool = False  # strings that share beginnings
 
 
@@ -145,6 +167,17 @@ def _footer(source: Any, uri: str) -> bytes:
     return bytes(b"PAR1" + tail)
 
 
+def _check_chunks(parquet: GuardedParquet, group: int, columns: Sequence[str]) -> None:
+    """Have pyarrow's reader look at the metadata of the chunks, up to where it would read them.
+
+    What it refuses there is an error; the same asked through `metadata.row_group(...).column(...)` ends the process
+    (pyarrow 26: an exception of C++ that nobody catches).
+    """
+    reader = pq.ParquetFile(UnreadFile(parquet.source), metadata=parquet.metadata, pre_buffer=True)
+    with suppress(NotReadError):
+        reader.read_row_group(group, columns=list(columns), use_threads=False)
+
+
 def _leaves(metadata: pq.FileMetaData, group: int, columns: Sequence[str]) -> Iterator[_Leaf]:
     described = metadata.row_group(group)
     for index in range(metadata.num_columns):
@@ -158,7 +191,7 @@ def _leaves(metadata: pq.FileMetaData, group: int, columns: Sequence[str]) -> It
         width = max(NUMBER_BYTES, schema.length if schema.physical_type in WIDE_NUMBERS else 0)
         packed = Range(start, chunk.total_compressed_size)
         kind, is_repeated = schema.physical_type, schema.max_repetition_level > 0
-        yield _Leaf(schema.path, packed, chunk.num_values, chunk.compression, kind, is_repeated, width)
+        yield _Leaf(schema.path, packed, chunk.num_values, kind, is_repeated, width)
 
 
 def _check_place(leaf: _Leaf, size: int, where: str) -> None:
@@ -196,31 +229,27 @@ def _decoded(leaf: _Leaf, chunk: memoryview, where: str) -> _Size:
     if leaf.kind != "BYTE_ARRAY":
         numbers = unpacked + num_values * leaf.width
         return _Size(num_values, numbers, numbers, leaf.width)
-    dictionary = max((_longest(page, leaf, chunk) for page in pages if page.kind == DICTIONARY), default=0)
-    return _strings(pages, unpacked + num_values * STRING_BYTES, dictionary)
+    return _strings(pages, unpacked + num_values * STRING_BYTES)
 
 
-def _longest(page: Page, leaf: _Leaf, chunk: memoryview) -> int:
-    """Bytes of a dictionary's longest string, or more."""
-    if page.unpacked_bytes * leaf.num_values <= MAX_GROUP_BYTES // 16:
-        return page.unpacked_bytes
-    content = chunk[page.start : page.start + page.packed_bytes]
-    found = longest_string(content, page.unpacked_bytes, page.num_values, leaf.codec)
-    return page.unpacked_bytes if found is None else found
-
-
-def _strings(pages: Sequence[Page], least: int, dictionary: int) -> _Size:
+def _strings(pages: Sequence[Page], least: int) -> _Size:
     """
     Args:
         least: bytes of the pages, unpacked, and of what stands beside the strings.
-        dictionary: bytes of its longest string.
     """
     data = [page for page in pages if page.kind in (DATA, DATA_V2)]
-    named = sum(page.num_values for page in data if page.encoding in (PLAIN_DICTIONARY, RLE_DICTIONARY))
+    dictionary = max((page.unpacked_bytes for page in pages if page.kind == DICTIONARY), default=0)
+    named = [page.num_values for page in data if page.encoding in NAMES]
     delta = [page for page in data if page.encoding == DELTA_BYTE_ARRAY]
-    longest = max((page.unpacked_bytes for page in pages), default=0)
-    most = least + named * dictionary + sum(page.num_values * page.unpacked_bytes for page in delta)
-    return _Size(sum(page.num_values for page in data), least, most, longest, bool(delta))
+    return _Size(
+        num_values=sum(page.num_values for page in data),
+        least_bytes=least,
+        most_bytes=least + sum(named) * dictionary + sum(page.num_values * page.unpacked_bytes for page in delta),
+        longest_bytes=max((page.unpacked_bytes for page in pages), default=0),
+        num_named=sum(named),
+        starts_named=bool(data) and data[0].encoding in NAMES,
+        is_delta=bool(delta),
+    )
 
 
 def _count_strings(
@@ -236,12 +265,46 @@ def _count_strings(
     for leaf, size in zip(leaves, sizes, strict=True):
         if size.most_bytes == size.least_bytes:
             continue
+        reader = _opened(fetched, metadata, [] if size.is_delta else [leaf.name])
+        if size.starts_named and not size.is_delta:
+            most = size.least_bytes + size.num_named * _longest_named(reader, group, leaf, size)
+            if sum(bytes_of.values()) - size.least_bytes + most <= MAX_GROUP_BYTES:
+                bytes_of[leaf.name] = most
+                continue
         bytes_of[leaf.name] = size.num_values * STRING_BYTES  # each string is counted where it is named, not as a page
         batch_rows = max(1, MAX_GROUP_BYTES // max(1, size.longest_bytes)) if size.is_delta else 2**31 - 1
-        reader = _opened(fetched, metadata, [] if size.is_delta else [leaf.name])
         for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=[leaf.name], use_threads=False):
             bytes_of[leaf.name] += sum(map(_string_bytes, batch.columns))
             _check_size(bytes_of, where)
+
+
+def _longest_named(reader: pq.ParquetFile, group: int, leaf: _Leaf, size: _Size) -> int:
+    """Bytes of a dictionary's longest string, or more: the first row brings the whole dictionary with it."""
+    batches = reader.iter_batches(1, row_groups=[group], columns=[leaf.name], use_threads=False)
+    found = [
+        each for batch in itertools.islice(batches, 1) for column in batch.columns for each in _dictionaries(column)
+    ]
+    if len(found) != 1:
+        return size.longest_bytes
+    return pc.max(pc.binary_length(found[0])).as_py() or 0
+
+
+def _dictionaries(array: pa.Array) -> Iterator[pa.Array]:
+    if pa.types.is_dictionary(array.type):
+        yield array.dictionary
+    for inner in _inner(array):
+        yield from _dictionaries(inner)
+
+
+def _inner(array: pa.Array) -> list[pa.Array]:
+    """The arrays that an array of structs or lists is made of."""
+    kind = array.type
+    if pa.types.is_struct(kind):
+        return [array.field(index) for index in range(kind.num_fields)]
+    if pa.types.is_map(kind):
+        return [array.keys, array.items]
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    return [array.values] if is_list else []
 
 
 def _string_bytes(array: pa.Array) -> int:
@@ -251,13 +314,15 @@ def _string_bytes(array: pa.Array) -> int:
         lengths = pc.binary_length(array.dictionary).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
         indices = array.indices.drop_null().to_numpy(zero_copy_only=False)
         return int(lengths[indices].sum()) if len(indices) else 0
-    if pa.types.is_struct(kind):
-        return sum(_string_bytes(array.field(index)) for index in range(kind.num_fields))
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
-        return _string_bytes(array.values) if not pa.types.is_map(kind) else array.nbytes
-    return int(array.nbytes)
+    inner = _inner(array)
+    return sum(map(_string_bytes, inner)) if inner else int(array.nbytes)
 
 
 def _opened(fetched: FetchedFile, metadata: pq.FileMetaData, named: Sequence[str] = ()) -> pq.ParquetFile:
+    """
+    Args:
+        named: columns to read as indices into dictionaries; extension types would not be.
+    """
     fetched.seek(0)
-    return pq.ParquetFile(fetched, metadata=metadata, pre_buffer=False, read_dictionary=list(named))
+    options = {"read_dictionary": list(named), "arrow_extensions_enabled": not named}
+    return pq.ParquetFile(fetched, metadata=metadata, pre_buffer=False, **options)

@@ -238,7 +238,7 @@ def test_a_range_that_was_looked_at_is_not_fetched_again(tmp_path: Path) -> None
     with storage.open_parquet(str(path)) as parquet:
         fetched = sum(parquet.metadata.row_group(0).column(index).total_compressed_size for index in range(2))
         counted = CountingSource(parquet.source)
-        again = guarded_read.GuardedParquet(counted, parquet.metadata)
+        again = guarded_read.GuardedParquet(counted, parquet.metadata, parquet.schema_arrow)
         assert len(storage.read_row_group(again, 0, ["id", "text"], str(path))) == 100
     assert counted.num_bytes == fetched
 
