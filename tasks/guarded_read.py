@@ -6,10 +6,9 @@ counted from the headers of their pages (`tasks.page_headers`), and only then ar
 it open (how long are the strings that are named?) indices and dictionary are read first, which is cheap, and counted.
 """
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finf_core.errors import InputError
+from tasks.dictionary_page import longest_string
 from tasks.fetched_file import FetchedFile, NotReadError, Range, UnreadFile
 from tasks.page_headers import (
     DATA,
@@ -37,6 +37,7 @@ MAX_FOOTER_BYTES = 16 * 2**20  # in memory it takes some 20 times as much; one m
 TAIL_BYTES = 64 * 2**10  # fetched at first: most footers are in it
 NUMBER_BYTES, STRING_BYTES = 12, 8  # a number as 64 bits with its levels; a string's offset and levels
 WIDE_NUMBERS = ("INT96", "FIXED_LEN_BYTE_ARRAY")
+PROBE_BYTES = 4096
 NAMES = (PLAIN_DICTIONARY, RLE_DICTIONARY)
 SPLIT = "write it with smaller row groups (row_group_size), or take it out of the corpus"
 
@@ -118,6 +119,9 @@ def _read_group(parquet: GuardedParquet, group: int, columns: Sequence[str], whe
     for leaf, size in zip(leaves, sizes, strict=True):
         _check_rows(leaf, size, parquet.metadata.row_group(group).num_rows, where)
     if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
+        chunks = [fetched.chunk(leaf.packed) for leaf in leaves]
+        sizes = [_narrowed(parquet, group, *each) for each in zip(leaves, sizes, chunks, strict=True)]
+    if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
         _count_strings(fetched, parquet.metadata, group, leaves, sizes, where)
     table = _opened(fetched, parquet.metadata).read_row_group(group, columns=list(columns))
     if len(table) != (said := parquet.metadata.row_group(group).num_rows):
@@ -130,6 +134,7 @@ class _Leaf:
     name: str
     packed: Range
     num_values: int
+    index: int  # of the file's columns of values
     kind: str  # the physical type
     is_repeated: bool  # lists: more values than rows
     width: int  # bytes of a number
@@ -143,9 +148,9 @@ class _Size:
     least_bytes: int
     most_bytes: int
     longest_bytes: int  # no string is longer
-    num_named: int = 0  # strings that stand in the dictionary
-    starts_named: bool = False
     is_delta: bool = False  # strings that share beginnings
+    num_named: int = 0  # strings that stand in the dictionary
+    dictionary: Page | None = None
 
 
 def _footer(source: Any, uri: str) -> bytes:
@@ -178,20 +183,34 @@ def _check_chunks(parquet: GuardedParquet, group: int, columns: Sequence[str]) -
         reader.read_row_group(group, columns=list(columns), use_threads=False)
 
 
+def _codec(parquet: GuardedParquet, group: int, leaf: _Leaf) -> str:
+    """As `_check_chunks`: a buffered reader looks at the codec before it reads; for the rows it reserves memory."""
+    unread, metadata = UnreadFile(parquet.source), parquet.metadata
+    reader = pq.ParquetFile(unread, metadata=metadata, pre_buffer=False, buffer_size=PROBE_BYTES)
+    with suppress(NotReadError):
+        reader.read_row_group(group, columns=[leaf.name], use_threads=False)
+    return str(metadata.row_group(group).column(leaf.index).compression)
+
+
+def _needed(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, str]]:
+    """Number and path of each column of values that these columns are made of."""
+    for index in range(metadata.num_columns):
+        path = metadata.schema.column(index).path
+        if any(path == name or path.startswith(f"{name}.") for name in columns):
+            yield index, path
+
+
 def _leaves(metadata: pq.FileMetaData, group: int, columns: Sequence[str]) -> Iterator[_Leaf]:
     described = metadata.row_group(group)
-    for index in range(metadata.num_columns):
-        schema = metadata.schema.column(index)
-        if not any(schema.path == name or schema.path.startswith(f"{name}.") for name in columns):
-            continue
-        chunk = described.column(index)
+    for index, path in _needed(metadata, columns):
+        schema, chunk = metadata.schema.column(index), described.column(index)
         start = chunk.data_page_offset
         if chunk.has_dictionary_page and chunk.dictionary_page_offset and chunk.dictionary_page_offset < start:
             start = chunk.dictionary_page_offset
         width = max(NUMBER_BYTES, schema.length if schema.physical_type in WIDE_NUMBERS else 0)
         packed = Range(start, chunk.total_compressed_size)
         kind, is_repeated = schema.physical_type, schema.max_repetition_level > 0
-        yield _Leaf(schema.path, packed, chunk.num_values, kind, is_repeated, width)
+        yield _Leaf(path, packed, chunk.num_values, index, kind, is_repeated, width)
 
 
 def _check_place(leaf: _Leaf, size: int, where: str) -> None:
@@ -238,18 +257,25 @@ def _strings(pages: Sequence[Page], least: int) -> _Size:
         least: bytes of the pages, unpacked, and of what stands beside the strings.
     """
     data = [page for page in pages if page.kind in (DATA, DATA_V2)]
-    dictionary = max((page.unpacked_bytes for page in pages if page.kind == DICTIONARY), default=0)
-    named = [page.num_values for page in data if page.encoding in NAMES]
     delta = [page for page in data if page.encoding == DELTA_BYTE_ARRAY]
-    return _Size(
-        num_values=sum(page.num_values for page in data),
-        least_bytes=least,
-        most_bytes=least + sum(named) * dictionary + sum(page.num_values * page.unpacked_bytes for page in delta),
-        longest_bytes=max((page.unpacked_bytes for page in pages), default=0),
-        num_named=sum(named),
-        starts_named=bool(data) and data[0].encoding in NAMES,
-        is_delta=bool(delta),
-    )
+    dictionary = next((page for page in pages if page.kind == DICTIONARY), None)
+    named = 0 if dictionary is None else sum(page.num_values for page in data if page.encoding in NAMES)
+    most = least + sum(page.num_values * page.unpacked_bytes for page in delta)
+    most += 0 if dictionary is None else named * dictionary.unpacked_bytes
+    longest = max((page.unpacked_bytes for page in pages), default=0)
+    return _Size(sum(page.num_values for page in data), least, most, longest, bool(delta), named, dictionary)
+
+
+def _narrowed(parquet: GuardedParquet, group: int, leaf: _Leaf, size: _Size, chunk: memoryview) -> _Size:
+    """No more for each string that is named than the longest of the dictionary, where that is quickly found."""
+    page = size.dictionary
+    if page is None or page.unpacked_bytes > MAX_GROUP_BYTES // 16:
+        return size
+    content = chunk[page.start : page.start + page.packed_bytes]
+    longest = longest_string(content, page.unpacked_bytes, page.num_values, _codec(parquet, group, leaf))
+    if longest is None:
+        return size
+    return replace(size, most_bytes=size.most_bytes - size.num_named * (page.unpacked_bytes - longest))
 
 
 def _count_strings(
@@ -266,34 +292,11 @@ def _count_strings(
         if size.most_bytes == size.least_bytes:
             continue
         reader = _opened(fetched, metadata, [] if size.is_delta else [leaf.name])
-        if size.starts_named and not size.is_delta:
-            most = size.least_bytes + size.num_named * _longest_named(reader, group, leaf, size)
-            if sum(bytes_of.values()) - size.least_bytes + most <= MAX_GROUP_BYTES:
-                bytes_of[leaf.name] = most
-                continue
         bytes_of[leaf.name] = size.num_values * STRING_BYTES  # each string is counted where it is named, not as a page
         batch_rows = max(1, MAX_GROUP_BYTES // max(1, size.longest_bytes)) if size.is_delta else 2**31 - 1
         for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=[leaf.name], use_threads=False):
             bytes_of[leaf.name] += sum(map(_string_bytes, batch.columns))
             _check_size(bytes_of, where)
-
-
-def _longest_named(reader: pq.ParquetFile, group: int, leaf: _Leaf, size: _Size) -> int:
-    """Bytes of a dictionary's longest string, or more: the first row brings the whole dictionary with it."""
-    batches = reader.iter_batches(1, row_groups=[group], columns=[leaf.name], use_threads=False)
-    found = [
-        each for batch in itertools.islice(batches, 1) for column in batch.columns for each in _dictionaries(column)
-    ]
-    if len(found) != 1:
-        return size.longest_bytes
-    return pc.max(pc.binary_length(found[0])).as_py() or 0
-
-
-def _dictionaries(array: pa.Array) -> Iterator[pa.Array]:
-    if pa.types.is_dictionary(array.type):
-        yield array.dictionary
-    for inner in _inner(array):
-        yield from _dictionaries(inner)
 
 
 def _inner(array: pa.Array) -> list[pa.Array]:

@@ -29,6 +29,8 @@ class Page:
     unpacked_bytes: int
     num_values: int  # nulls included
     encoding: int
+    start: int = 0  # of its content, within the chunk
+    packed_bytes: int = 0
 
 
 def read_pages(chunk: memoryview, num_values: int) -> Iterator[Page]:
@@ -40,15 +42,15 @@ def read_pages(chunk: memoryview, num_values: int) -> Iterator[Page]:
     place = num_seen = num_pages = 0
     while place < len(chunk) and num_seen < num_values:
         header, place = _read_struct(chunk, place, 0)
-        page, packed_bytes = _page(header)
-        place, num_pages = place + packed_bytes, num_pages + 1
+        page = _page(header, place)
+        place, num_pages = place + page.packed_bytes, num_pages + 1
         if num_pages > MOST_PAGES:
             raise BadPageError(f"more than {MOST_PAGES:,} pages")
         num_seen += page.num_values if page.kind in (DATA, DATA_V2) else 0
         yield page
 
 
-def _page(header: Struct) -> tuple[Page, int]:
+def _page(header: Struct, start: int) -> Page:
     kind, unpacked, packed = (_number(header, field) for field in (1, 2, 3))
     inner = header.get({DATA: 5, DICTIONARY: 7, DATA_V2: 8}.get(kind, 0), {})
     if not isinstance(inner, dict):
@@ -56,7 +58,7 @@ def _page(header: Struct) -> tuple[Page, int]:
     num_values, encoding = inner.get(1, 0), inner.get(4 if kind == DATA_V2 else 2, 0)
     if not isinstance(num_values, int) or not isinstance(encoding, int) or min(unpacked, packed, num_values) < 0:
         raise BadPageError("a page header with a negative size")
-    return Page(kind, unpacked, num_values, encoding), packed
+    return Page(kind, unpacked, num_values, encoding, start, packed)
 
 
 def _number(header: Struct, field: int) -> int:
