@@ -118,9 +118,9 @@ def _read_group(parquet: GuardedParquet, group: int, columns: Sequence[str], whe
     _check_size({leaf.name: size.least_bytes for leaf, size in zip(leaves, sizes, strict=True)}, where)
     for leaf, size in zip(leaves, sizes, strict=True):
         _check_rows(leaf, size, parquet.metadata.row_group(group).num_rows, where)
-    if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
-        chunks = [fetched.chunk(leaf.packed) for leaf in leaves]
-        sizes = [_narrowed(parquet, group, *each) for each in zip(leaves, sizes, chunks, strict=True)]
+    for place in sorted(range(len(sizes)), key=lambda place: sizes[place].least_bytes - sizes[place].most_bytes):
+        if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
+            sizes[place] = _narrowed(parquet, group, leaves[place], sizes[place], fetched.chunk(leaves[place].packed))
     if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
         _count_strings(fetched, parquet.metadata, group, leaves, sizes, where)
     table = _opened(fetched, parquet.metadata).read_row_group(group, columns=list(columns))
