@@ -1,4 +1,4 @@
-"""Damaged safetensors headers: what is accepted the library accepts too, and all else is one line that names the file."""
+"""Damaged safetensors headers: what is accepted the library accepts too, all else is one line with the file's name."""
 
 import json
 import struct

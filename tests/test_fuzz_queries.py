@@ -19,7 +19,7 @@ from finf_core.spec import QueriesSpec
 from tasks.queries import load_queries, queries_table
 
 LINES = [
-    b'{"id": "a", "q": "What is \\u00e9?", "text": "red \\ud83d\\ude00", "n": 3}\n{"id": "b", "q": "x", "text": "blue"}\n',
+    b'{"id": "a", "q": "\\u00e9?", "text": "red \\ud83d\\ude00", "n": 3}\n{"id": "b", "q": "x", "text": "blue"}\n',
     b'[{"id": 1, "q": "x", "text": "y"}, {"id": 2, "q": null, "text": "z"}]',
     b'{"q": "x", "text": 1e5, "choices": ["Oslo", "Paris"], "answer": 1}\n',
     b'{"text": "t", "chat": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]}\r\n' * 2,

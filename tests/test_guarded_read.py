@@ -4,6 +4,9 @@ The limit is 16 MiB here instead of two GiB, so that the files need not be large
 """
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,3 +258,38 @@ class CountingSource:
     def read_at(self, num_bytes: int, start: int) -> bytes:
         self.num_bytes += num_bytes
         return bytes(self.source.read_at(num_bytes, start))
+
+
+def wrong_histogram(metadata: footer.Struct) -> None:
+    """Three counts of definition levels, of which a column that may be null has two."""
+    metadata[16] = [footer.STRUCT, {3: [footer.LIST, (footer.I64, [1, 2, 3])]}]
+
+
+def unknown_codec(metadata: footer.Struct) -> None:
+    metadata[4][1] = 82
+
+
+@pytest.mark.parametrize("edit", [wrong_histogram, unknown_codec])
+def test_a_footer_that_ends_the_process_when_pyarrow_is_asked_for_a_column_is_one_line(
+    tmp_path: Path, edit: Callable[[footer.Struct], None]
+) -> None:
+    """Read by a child, since pyarrow 26 would take the tests with it."""
+    data = footer.edited(
+        parquet_bytes({"text": ["long " * 100] * 500}),
+        lambda file: edit(file[footer.ROW_GROUPS][1][1][0][footer.COLUMNS][1][1][0][footer.META][1]),
+    )
+    (tmp_path / "shard.parquet").write_bytes(data)
+    program = (
+        "import sys\nfrom finf_core.errors import InputError\nfrom tasks import guarded_read\n"
+        "from tasks.show_row import read_row\nguarded_read.MAX_GROUP_BYTES = 100_000\n"
+        "try:\n    read_row(sys.argv[1], 0)\nexcept InputError as error:\n    print(error)\n"
+    )
+    child = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "shard.parquet")],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert child.returncode == 0, child.stderr
+    assert "shard.parquet: not a readable Parquet file" in child.stdout
