@@ -6,6 +6,7 @@ counted from the headers of their pages (`tasks.page_headers`), and only then ar
 it open (how long are the strings that are named?) indices and dictionary are read first, which is cheap, and counted.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ TAIL_BYTES = 64 * 2**10  # fetched at first: most footers are in it
 NUMBER_BYTES, STRING_BYTES = 12, 8  # a number as 64 bits with its levels; a string's offset and levels
 WIDE_NUMBERS = ("INT96", "FIXED_LEN_BYTE_ARRAY")
 PROBE_BYTES = 4096
+LEAST_BATCH_ROWS = 50  # smaller batches cost more than they save
 NAMES = (PLAIN_DICTIONARY, RLE_DICTIONARY)
 SPLIT = "write it with smaller row groups (row_group_size), or take it out of the corpus"
 
@@ -58,6 +60,30 @@ class GuardedParquet:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    name: str
+    packed: Range
+    num_values: int
+    index: int  # of the file's columns of values
+    kind: str  # the physical type
+    is_repeated: bool  # lists: more values than rows
+    width: int  # bytes of a number
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What a column chunk decodes to, as far as its headers tell."""
+
+    num_values: int
+    least_bytes: int
+    most_bytes: int
+    longest_bytes: int  # no string is longer
+    is_delta: bool = False  # strings that share beginnings
+    num_named: int = 0  # strings that stand in the dictionary
+    dictionary: Page | None = None
 
 
 def open_guarded(filesystem: Any, path: str, uri: str) -> GuardedParquet:
@@ -118,39 +144,32 @@ def _read_group(parquet: GuardedParquet, group: int, columns: Sequence[str], whe
     _check_size({leaf.name: size.least_bytes for leaf, size in zip(leaves, sizes, strict=True)}, where)
     for leaf, size in zip(leaves, sizes, strict=True):
         _check_rows(leaf, size, parquet.metadata.row_group(group).num_rows, where)
-    for place in sorted(range(len(sizes)), key=lambda place: sizes[place].least_bytes - sizes[place].most_bytes):
-        if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
-            sizes[place] = _narrowed(parquet, group, leaves[place], sizes[place], fetched.chunk(leaves[place].packed))
-    if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
-        _count_strings(fetched, parquet.metadata, group, leaves, sizes, where)
-    table = _opened(fetched, parquet.metadata).read_row_group(group, columns=list(columns))
+    batch_rows = _batch_rows(leaves, sizes)
+    if batch_rows is not None:
+        table = _read_in_batches(_opened(fetched, parquet.metadata), group, columns, batch_rows, where)
+    else:
+        table = _read_at_once(parquet, fetched, group, columns, leaves, sizes, where)
     if len(table) != (said := parquet.metadata.row_group(group).num_rows):
         raise _wrong_rows(f"{len(table):,} rows", said, where)
     return table
 
 
-@dataclass(frozen=True)
-class _Leaf:
-    name: str
-    packed: Range
-    num_values: int
-    index: int  # of the file's columns of values
-    kind: str  # the physical type
-    is_repeated: bool  # lists: more values than rows
-    width: int  # bytes of a number
-
-
-@dataclass(frozen=True)
-class _Size:
-    """What a column chunk decodes to, as far as its headers tell."""
-
-    num_values: int
-    least_bytes: int
-    most_bytes: int
-    longest_bytes: int  # no string is longer
-    is_delta: bool = False  # strings that share beginnings
-    num_named: int = 0  # strings that stand in the dictionary
-    dictionary: Page | None = None
+def _read_at_once(
+    parquet: GuardedParquet,
+    fetched: FetchedFile,
+    group: int,
+    columns: Sequence[str],
+    leaves: Sequence[_Leaf],
+    sizes: list[_Size],
+    where: str,
+) -> pa.Table:
+    """A row group after its strings were counted, where the headers leave it open how many bytes they are."""
+    for place in sorted(range(len(sizes)), key=lambda place: sizes[place].least_bytes - sizes[place].most_bytes):
+        if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
+            sizes[place] = _narrowed(parquet, group, leaves[place], sizes[place], fetched.chunk(leaves[place].packed))
+    if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
+        _count_strings(fetched, parquet.metadata, group, leaves, sizes, where)
+    return _opened(fetched, parquet.metadata).read_row_group(group, columns=list(columns))
 
 
 def _footer(source: Any, uri: str) -> bytes:
@@ -190,6 +209,29 @@ def _codec(parquet: GuardedParquet, group: int, leaf: _Leaf) -> str:
     with suppress(NotReadError):
         reader.read_row_group(group, columns=[leaf.name], use_threads=False)
     return str(metadata.row_group(group).column(leaf.index).compression)
+
+
+def _batch_rows(leaves: Sequence[_Leaf], sizes: Sequence[_Size]) -> int | None:
+    """How many rows decode to `MAX_GROUP_BYTES` at most, where all may decode to more; None: count in other ways."""
+    if sum(size.most_bytes for size in sizes) <= MAX_GROUP_BYTES or any(leaf.is_repeated for leaf in leaves):
+        return None
+    row_bytes = sum(size.longest_bytes for size in sizes if size.most_bytes > size.least_bytes)
+    rows = MAX_GROUP_BYTES // row_bytes
+    return rows if rows >= LEAST_BATCH_ROWS else None
+
+
+def _read_in_batches(
+    reader: pq.ParquetFile, group: int, columns: Sequence[str], batch_rows: int, where: str
+) -> pa.Table:
+    """A row group without lists, and no more of it than `MAX_GROUP_BYTES` and one batch."""
+    bytes_of: dict[str, int] = defaultdict(int)
+    batches = []
+    for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            bytes_of[name] += _string_bytes(column)
+        _check_size(bytes_of, where)
+        batches.append(batch)
+    return pa.Table.from_batches(batches)
 
 
 def _needed(metadata: pq.FileMetaData, columns: Sequence[str]) -> Iterator[tuple[int, str]]:
