@@ -10,6 +10,8 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
+MOST_NAMES = 20  # in one error
+
 
 class Column(NamedTuple):
     names: tuple[str, ...]  # from the top-level column down to the field
@@ -33,6 +35,13 @@ def take_column(table: pa.Table, name: str) -> pa.ChunkedArray:
 def column_names(schema: pa.Schema) -> list[str]:
     """The name of every column, or of every field where it is a struct."""
     return [".".join(names) for field in schema for names in _leaves(field)]
+
+
+def describe_columns(schema: pa.Schema) -> str:
+    """The names, for an error: the first twenty."""
+    names = column_names(schema)
+    more = f" and {len(names) - MOST_NAMES:,} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
 
 
 def _find(fields: Sequence[pa.Field], name: str) -> Column | None:

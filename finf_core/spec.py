@@ -15,6 +15,7 @@ SCORING_VERSION = 4  # raise it when a change moves any score: results of older 
 UpdateKind = Literal["sgd", "adam", "diagonal", "kfac", "ekfac", "exact", "adam_moments"]
 TEXT_COLUMN = "text"  # unless the config says otherwise
 TARGET = "{text}"  # likewise, of a query
+MAX_ROW_BYTES = 8_000_000  # tokenising takes up to 250 bytes for each, where each is a token: 2 GB
 WITHOUT_CURVATURE = ("sgd", "adam")
 Direction = Literal["ascent", "descent"]
 Difference = Literal["forward", "central", "jvp"]
@@ -68,8 +69,10 @@ class CorpusSpec:
     source_column: str | None = None  # where a row comes from: leaks are counted by it
     date_column: str | None = None  # from when
     on_bad_row: OnBadRow = "fail"  # null or empty text or tokens: stop and name it, or skip, count and name it
+    max_row_bytes: int = MAX_ROW_BYTES  # of its text in UTF-8, or of its token ids, 8 each; a longer row is a bad one
 
     def __post_init__(self) -> None:
+        _require(self.max_row_bytes >= 1, "corpus.max_row_bytes must be at least 1")
         keys = [key for key in ("tokens_column", "messages_column", "text_template") if getattr(self, key) is not None]
         keys += [] if self.text_column == TEXT_COLUMN else ["text_column"]
         _require(len(keys) <= 1, f"corpus.{' and corpus.'.join(keys)}: give one of the two")

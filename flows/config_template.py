@@ -23,7 +23,9 @@ text_column = "text"               # a field of a struct: "meta.body.text". Or o
 # id_column = "document_id"        # default: the row number
 # source_column = "meta.source"    # the report counts leaks by source, and by date
 # date_column = "meta.date"
-# on_bad_row = "skip"              # null or empty text: default "fail"; "skip" counts and names such rows
+# on_bad_row = "skip"              # null, empty or too long text, or broken UTF-8: default "fail"; "skip" counts and
+                                   # names such rows
+# max_row_bytes = 8_000_000        # what is too long: tokenising takes up to 250 bytes of memory for each
 
 [queries]
 path = "benchmark.jsonl"           # Parquet, JSONL or the name of a data set

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 from finf_core.errors import InputError
 from tasks import storage
 
+# what torch.load and a look at what it gives raise of a file that is something else; weights_only: of code in it
+NO_STATE = (
+    *(pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, EOFError, OSError),
+    *(OverflowError, AssertionError),
+)
+
 
 def read_adam_moments(uri: str, module: nn.Module) -> dict[str, Tensor]:
     """√(exp_avg_sq) of every parameter that has one, by parameter name.
@@ -28,7 +34,9 @@ def read_adam_moments(uri: str, module: nn.Module) -> dict[str, Tensor]:
         names = _names_of(state["param_groups"], module)
         if not moments:
             raise KeyError("exp_avg_sq")
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        if not all(isinstance(moment, Tensor) and moment.is_floating_point() for moment in moments.values()):
+            raise TypeError("exp_avg_sq")
+    except NO_STATE as error:
         raise InputError(f"{uri}: want the state of an Adam optimizer as torch saves it") from error
     parameters = dict(module.named_parameters())
     found = {names[index]: moment for index, moment in moments.items() if index in names}

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 
 from finf_core.causal_lm import CausalLM
 from finf_core.chat import Chat
@@ -21,12 +20,14 @@ from finf_core.fingerprint import digest_chunks, fingerprint, short
 from finf_core.spec import ModelSpec, ScanSpec
 from tasks import storage
 from tasks.chat_template import TokenizerChat, chat_of
+from tasks.checkpoint_files import check_files, check_tensors, check_weights, first_line, library_errors, read_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WEIGHTS, PICKLES = "*.safetensors", ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt")
 DESCRIBED_BY = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")  # what a digest covers
+FROM_DISK = {"local_files_only": True, "trust_remote_code": False}  # False, not None: None asks on the terminal
 READ_BYTES = 1 << 22
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # on a CPU a small batch stays in its cache and holds little padding
 GRADIENT_SHARE = {"cpu": 1, "cuda": 4}  # a pass with gradients keeps what the blocks saw: so many times smaller batches
@@ -54,7 +55,7 @@ def local_checkpoint(path: str) -> Path:
     """The checkpoint's folder on this machine; a remote one is copied once, a hub id comes from the hub or its cache.
 
     Raises:
-        CheckpointError: no folder, or no safetensors in it (pickled weights are refused by name).
+        CheckpointError: no folder, or no safetensors in it (pickled weights are refused by name), or code.
     """
     if "://" in path:
         folder = Path.home() / ".cache" / "finf" / "checkpoints" / short(_remote_stamp(path))
@@ -66,6 +67,7 @@ def local_checkpoint(path: str) -> Path:
     if not any(folder.glob(WEIGHTS)):
         refused = f"{pickles[0]} is pickled and could run code; save it as safetensors" if pickles else "none found"
         raise CheckpointError(f"{path}: want weights in *.safetensors: {refused}")
+    check_files(folder)
     return folder
 
 
@@ -88,24 +90,23 @@ def load_model(spec: ModelSpec, batch_tokens: int | None = None, compiled: bool 
     import transformers  # seconds; a run served from cache never needs it
 
     transformers.utils.logging.disable_progress_bar()  # the run has a bar of its own
+    transformers.utils.logging.set_verbosity_error()  # what is missing is refused below
     folder = local_checkpoint(spec.path)
-    try:
+    tensors = read_tensors(folder)
+    with library_errors(spec.path):
+        config = transformers.AutoConfig.from_pretrained(folder, **FROM_DISK)
+        check_tensors(tensors, config)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, spec.dtype),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
+            folder, dtype=getattr(torch, spec.dtype), use_safetensors=True, output_loading_info=True, **FROM_DISK
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{spec.path}: cannot be loaded: {_first_line(error)}") from error
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **FROM_DISK)
     model, info = loaded
     missing = sorted(info["missing_keys"]) + sorted(str(key) for key in info["mismatched_keys"])
     if missing:
         raise CheckpointError(
             f"{spec.path}: {len(missing)} weights are missing or misshapen, the first is {missing[0]}"
         )
+    check_weights(model, tensors, spec.path)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     adapter = CausalLM(model.to(device), device == "cuda" if compiled is None else compiled)
     _check_tokenizer(tokenizer, adapter, spec.path)
@@ -125,10 +126,8 @@ def load_chat(spec: ScanSpec) -> Chat | None:
     import transformers
 
     folder = local_checkpoint(spec.model.path)
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{spec.model.path}: cannot be loaded: {_first_line(error)}") from error
+    with library_errors(spec.model.path):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **FROM_DISK)
     chat = chat_of(spec.model.chat_template, tokenizer)
     if isinstance(chat, TokenizerChat):
         chat.check(spec.corpus.loss_on)
@@ -157,7 +156,7 @@ def _from_hub(path: str) -> Path:
     try:
         return Path(snapshot_download(path, allow_patterns=list(DESCRIBED_BY)))
     except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{path}: no such folder, and not in the hub's cache ({_first_line(error)})") from error
+        raise CheckpointError(f"{path}: no such folder, and not in the hub's cache ({first_line(error)})") from error
 
 
 def _remote_stamp(path: str) -> str:
@@ -169,7 +168,3 @@ def _chunks(file: Path) -> Iterator[bytes]:
     with file.open("rb") as stream:
         while chunk := stream.read(READ_BYTES):
             yield chunk
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).strip().splitlines()[0]

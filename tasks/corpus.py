@@ -18,7 +18,10 @@ from finf_core.spec import CorpusSpec
 from finf_core.windows import TokenIds
 from tasks import storage
 from tasks.bounded_map import bounded_map
+from tasks.guarded_read import parsing
+from tasks.python_values import label_values
 from tasks.row_contents import check_columns, content_columns, read_contents
+from tasks.storage_errors import parquet_errors
 
 UNIT_ROWS = 128  # a unit is cut after the row group that reaches this many rows
 FOOTER_READERS = 16
@@ -113,20 +116,26 @@ def read_unit(unit: Unit, corpus: CorpusSpec, chat: Chat | None = None) -> Itera
         first_row = unit.first_row
         for group in range(unit.first_group, unit.stop_group):
             table = storage.read_row_group(file, group, columns, unit.shard)
-            contents = read_contents(table, corpus, chat)
-            labels = zip(*(_labels(table, name) for name in (corpus.source_column, corpus.date_column)), strict=True)
-            names = _labels(table, corpus.id_column) if corpus.id_column else map(str, itertools.count(first_row))
-            yield [
-                CorpusRow(first_row + index, name or "", *content, *label)
-                for index, (name, content, label) in enumerate(zip(names, contents, labels, strict=False))
-            ]
+            with parquet_errors(unit.shard), parsing(unit.shard):
+                rows = _rows(table, first_row, corpus, chat)
+            yield rows
             first_row += len(table)
+
+
+def _rows(table: pa.Table, first_row: int, corpus: CorpusSpec, chat: Chat | None) -> list[CorpusRow]:
+    contents = read_contents(table, corpus, chat)
+    labels = zip(*(_labels(table, name) for name in (corpus.source_column, corpus.date_column)), strict=True)
+    names = _labels(table, corpus.id_column) if corpus.id_column else map(str, itertools.count(first_row))
+    return [
+        CorpusRow(first_row + index, name or "", *content, *label)
+        for index, (name, content, label) in enumerate(zip(names, contents, labels, strict=False))
+    ]
 
 
 def _labels(table: pa.Table, column: str | None) -> list[str | None]:
     if column is None:
         return [None] * len(table)
-    return [None if value is None else str(value) for value in take_column(table, column).to_pylist()]
+    return list(label_values(take_column(table, column)))
 
 
 def _read_footer(item: storage.StoredObject, corpus: CorpusSpec) -> Shard:

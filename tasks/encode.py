@@ -1,6 +1,6 @@
 """Text or token ids -> windows, with a loss mask where only a part of the text counts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from finf_core.windows import TokenIds, Window, split_into_windows
 from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow
 from tasks.queries import Query
+
+PORTION_CHARACTERS = 4_000_000
 
 
 class RowTokens(NamedTuple):
@@ -51,13 +53,36 @@ def tokens_of(model: LoadedModel, rows: Sequence[CorpusRow], shard: str) -> list
     special = not (rows and rows[0].has_special_tokens)
     if not rows or rows[0].counted is None:
         return [RowTokens(ids) for ids in tokenize(model, [row.text or "" for row in rows], special)]
-    encoded = model.tokenizer(
-        [row.text or "" for row in rows], add_special_tokens=special, return_offsets_mapping=True, verbose=False
+    marked = (
+        each for portion in _portions([row.text or "" for row in rows]) for each in _marked(model, portion, special)
     )
     return [
-        RowTokens(np.asarray(ids, dtype=np.int64), reaches_into(np.asarray(offsets), row.counted or ()))
-        for ids, offsets, row in zip(encoded["input_ids"], encoded["offset_mapping"], rows, strict=True)
+        RowTokens(ids, reaches_into(offsets, row.counted or ()))
+        for (ids, offsets), row in zip(marked, rows, strict=True)
     ]
+
+
+def _marked(
+    model: LoadedModel, texts: Sequence[str], special: bool
+) -> Iterator[tuple[TokenIds, npt.NDArray[np.int64]]]:
+    """The tokens of each text, and the characters (T, 2) that each stands for."""
+    encoded = model.tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
+    for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        yield np.asarray(ids, dtype=np.int64), np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+
+
+def _portions(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Consecutive texts that are tokenised together: a tokenizer holds some 250 bytes for each token of a call."""
+    portion: list[str] = []
+    num_characters = 0
+    for text in texts:
+        if portion and num_characters + len(text) > PORTION_CHARACTERS:
+            yield portion
+            portion, num_characters = [], 0
+        portion.append(text)
+        num_characters += len(text)
+    if portion:
+        yield portion
 
 
 class ShownTokens(NamedTuple):
@@ -103,8 +128,11 @@ def checked_ids(model: LoadedModel, row: CorpusRow, shard: str) -> TokenIds:
 
 def tokenize(model: LoadedModel, texts: Sequence[str], add_special_tokens: bool = True) -> list[TokenIds]:
     options = {"add_special_tokens": add_special_tokens, "verbose": False}
-    encoded = model.tokenizer(list(texts), **options)["input_ids"] if texts else []
-    return [np.asarray(ids, dtype=np.int64) for ids in encoded]
+    return [
+        np.asarray(ids, dtype=np.int64)
+        for portion in _portions(texts)
+        for ids in model.tokenizer(portion, **options)["input_ids"]
+    ]
 
 
 def windows_of(

@@ -154,6 +154,7 @@ def _check_unchanged(shards: Sequence[Shard]) -> None:
 def _without(data: bytes, rows: set[int]) -> bytes:
     """A Parquet file without these rows: same schema, metadata, row groups and compression."""
     file = pq.ParquetFile(io.BytesIO(data))
+    file.read_row_group(0)  # a damaged footer is an error here, and the end of the process in the next line
     codec = file.metadata.row_group(0).column(0).compression
     sink, first_row = io.BytesIO(), 0
     with pq.ParquetWriter(sink, file.schema_arrow, compression="NONE" if codec == "UNCOMPRESSED" else codec) as writer:

@@ -1,4 +1,4 @@
-"""Queries: test items from Parquet, JSONL or a `datasets` name, read with the `datasets` library."""
+"""Queries: test items from Parquet, JSON lines or a `datasets` name."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,6 +14,7 @@ from finf_core.fingerprint import fingerprint
 from finf_core.spec import QueriesSpec
 from finf_core.template import fill_template, template_columns, value_at
 from tasks import storage
+from tasks.query_files import read_json_rows, read_parquet_rows
 
 SCHEMA = pa.schema(
     [
@@ -25,7 +26,7 @@ SCHEMA = pa.schema(
     ]
 )
 EXCERPT_CHARACTERS = 1000  # of context and of target
-READERS = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+PARQUET, JSON = ".parquet", (".jsonl", ".json")
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,22 @@ def _query(spec: QueriesSpec, index: int, row: dict[str, Any], chat: Chat | None
         query_id = fill_template("{" + spec.id_column + "}", row) if spec.id_column else str(index)
     except InputError as error:
         raise InputError(f"{spec.path}: row {index}: {error}") from error
+    for what, text in (("id", query_id), ("context", context), ("target", target)):
+        if (place := _surrogate(text)) is not None:
+            raise InputError(f"{spec.path}: row {index}: the {what} holds half a character ({text[place]!a}): no UTF-8")
     if not target.strip():
         raise InputError(f"{spec.path}: row {index}: the target {spec.messages_column or spec.target!r} is empty")
     has_special_tokens = spec.messages_column is not None and chat is not None and chat.has_special_tokens
     return Query(query_id, context, target, has_special_tokens=has_special_tokens)
+
+
+def _surrogate(text: str) -> int | None:
+    """Where half of a UTF-16 character stands, as JSON may spell it (`\\ud800`); such text cannot be stored."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def _context_and_target(spec: QueriesSpec, row: dict[str, Any], chat: Chat | None) -> tuple[str, str]:
@@ -129,18 +142,26 @@ def _context_and_target(spec: QueriesSpec, row: dict[str, Any], chat: Chat | Non
 
 
 def _rows(spec: QueriesSpec) -> Iterator[dict[str, Any]]:
-    template_columns(spec.context + spec.target)  # a bad template is refused before anything is read
+    columns = _columns(spec)  # a bad template is refused before anything is read
     suffix = "." + spec.path.rsplit(".", 1)[-1]
+    if suffix not in (PARQUET, *JSON):
+        yield from _stream(spec.path)
+        return
+    for item in storage.list_objects(spec.path):
+        yield from read_parquet_rows(item, columns) if suffix == PARQUET else read_json_rows(item)
+
+
+def _columns(spec: QueriesSpec) -> list[str]:
+    """The columns that a query is made of."""
+    named = [spec.messages_column, spec.choices_column, spec.answer_column, spec.id_column]
+    made = {"choices", "answer", "answer_label"} if spec.choices_column else set()
+    templates = [] if spec.messages_column else template_columns(spec.context + spec.target)
+    return [*filter(None, named), *(column for column in templates if column not in made)]
+
+
+def _stream(name: str) -> Iterator[dict[str, Any]]:
+    """Streaming keeps no copy in the library's own cache, so a changed data set is always read anew."""
     try:
-        if suffix in READERS:
-            for item in storage.list_objects(spec.path):
-                yield from _stream(READERS[suffix], data_files=item.uri)
-        else:
-            yield from _stream(spec.path)
+        yield from datasets.load_dataset(name, split="train", streaming=True)
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{spec.path}: cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def _stream(name: str, **options: Any) -> Iterator[dict[str, Any]]:
-    """Streaming keeps no copy in the library's own cache, so a changed file is always read anew."""
-    yield from datasets.load_dataset(name, split="train", streaming=True, **options)
+        raise InputError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from error

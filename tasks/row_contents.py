@@ -1,17 +1,23 @@
 """What is scored of each row: text, token ids, a chat, or several columns put together; or why it cannot be."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from finf_core.chat import ASSISTANT, FIELDS, Chat, Span, read_messages
-from finf_core.columns import column_names, find_column, take_column
+from finf_core.columns import describe_columns, find_column, take_column
 from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec
 from finf_core.template import fill_template, template_columns
 from finf_core.windows import TokenIds
+from tasks.python_values import UNREADABLE, python_values
+
+NOT_UTF8 = "text is not valid UTF-8"
+MOST_CHARACTER_BYTES = 4  # of UTF-8
+TOKEN_BYTES = 8  # of an id, as it is held
 
 
 class Content(NamedTuple):
@@ -34,7 +40,7 @@ def check_columns(schema: pa.Schema, corpus: CorpusSpec, uri: str) -> None:
     named = [(key, name) for name in content_columns(corpus)]
     for of_key, name in [*named, *corpus.labels.items()]:
         if find_column(schema, name) is None:
-            there = ", ".join(column_names(schema))
+            there = describe_columns(schema)
             raise InputError(f"{uri}: no column {name!r} (corpus.{of_key}); the columns are {there}")
     is_right, wanted = KINDS[key]
     for _, name in named:
@@ -50,24 +56,53 @@ def read_contents(table: pa.Table, corpus: CorpusSpec, chat: Chat | None) -> Ite
         InputError: chats, and no way to write them.
     """
     key, value = corpus.content
+    most = corpus.max_row_bytes
     if key == "text_template":
-        return _filled(table, value)
+        return _filled(table, value, most)
     column = take_column(table, value)
     if key == "tokens_column":
-        return _token_lists(column)
+        return _token_lists(column, most)
     if key == "text_column":
-        return _texts(column)
+        return _texts(column, most)
     if chat is None:
         raise InputError(f"corpus.messages_column = {value!r}: chats need a chat template to become text")
-    return _chats(column, chat, corpus.loss_on == ASSISTANT)
+    return _chats(column, chat, corpus.loss_on == ASSISTANT, most)
 
 
-def _texts(column: pa.ChunkedArray) -> Iterator[Content]:
-    for text in column.cast(pa.large_string()).to_pylist():
-        yield Content(text, flaw="text is null" if text is None else None if text.strip() else "text is empty")
+def _texts(column: pa.ChunkedArray, most: int) -> Iterator[Content]:
+    """A text that is too long never becomes a Python string, which may take four times its bytes."""
+    for chunk in column.cast(pa.large_string()).chunks:
+        sizes = pc.binary_length(chunk).fill_null(0).to_numpy(zero_copy_only=False)
+        if len(sizes) == 0 or sizes.max() <= most:
+            yield from map(_text, python_values(chunk))
+            continue
+        for index, size in enumerate(sizes.tolist()):
+            if size > most:
+                yield Content(flaw=_too_long("text", size, most))
+            else:
+                yield from map(_text, python_values(chunk.slice(index, 1)))
 
 
-def _token_lists(column: pa.ChunkedArray) -> Iterator[Content]:
+def _text(text: Any) -> Content:
+    if text is None:
+        return Content(flaw="text is null")
+    if text is UNREADABLE:
+        return Content(flaw=NOT_UTF8)
+    return Content(text, flaw=None if text.strip() else "text is empty")
+
+
+def _written(text: str, most: int, **content: Any) -> Content:
+    """A text that was put together, unless that made it too long."""
+    if len(text) * MOST_CHARACTER_BYTES > most and (size := len(text.encode("utf-8", "surrogatepass"))) > most:
+        return Content(flaw=_too_long("text", size, most))
+    return Content(text, **content)
+
+
+def _too_long(what: str, size: int, most: int) -> str:
+    return f"{what} of {size:,} bytes is longer than corpus.max_row_bytes = {most:,}; split it, or raise the limit"
+
+
+def _token_lists(column: pa.ChunkedArray, most: int) -> Iterator[Content]:
     """Each list as an array of its own; ids outside the vocabulary are found where the model is known."""
     for chunk in column.cast(pa.large_list(pa.int64())).chunks:
         ids, offsets = np.array(chunk.values.fill_null(0)), chunk.offsets.to_numpy()
@@ -75,32 +110,45 @@ def _token_lists(column: pa.ChunkedArray) -> Iterator[Content]:
         for is_there, start, stop in zip(chunk.is_valid().to_pylist(), offsets[:-1], offsets[1:], strict=True):
             if not is_there or start == stop:
                 yield Content(flaw="the list of tokens is empty" if is_there else "the list of tokens is null")
+            elif (size := int(stop - start) * TOKEN_BYTES) > most:
+                yield Content(flaw=_too_long("a list of tokens", size, most))
             else:
                 flaw = "a token is null" if is_null[start:stop].any() else None
                 yield Content(token_ids=ids[start:stop], flaw=flaw)
 
 
-def _filled(table: pa.Table, template: str) -> Iterator[Content]:
-    names = dict.fromkeys(template_columns(template))
-    columns = [take_column(table, name).to_pylist() for name in names]
+def _filled(table: pa.Table, template: str, most: int) -> Iterator[Content]:
+    names = list(dict.fromkeys(template_columns(template)))
+    columns = [python_values(take_column(table, name)) for name in names]
     for values in zip(*columns, strict=True):
+        if UNREADABLE in values:
+            yield Content(flaw=f"{NOT_UTF8} (column {names[values.index(UNREADABLE)]!r})")
+            continue
         try:
             text = fill_template(template, dict(zip(names, values, strict=True)))
         except InputError as error:
             yield Content(flaw=str(error))
         else:
-            yield Content(text, flaw=None if text.strip() else "text is empty")
+            yield _written(text, most, flaw=None if text.strip() else "text is empty")
 
 
-def _chats(column: pa.ChunkedArray, chat: Chat, only_assistant: bool) -> Iterator[Content]:
-    for value in column.to_pylist():
+def _chats(column: pa.ChunkedArray, chat: Chat, only_assistant: bool, most: int) -> Iterator[Content]:
+    for value in python_values(column):
+        if value is UNREADABLE:
+            yield Content(flaw=NOT_UTF8)
+            continue
         try:
-            text, counted = chat.write(read_messages(value), only_assistant)
+            messages = read_messages(value)
+            if (size := sum(len(message.content) for message in messages)) > most:
+                yield Content(flaw=_too_long("a chat", size, most))
+                continue
+            text, counted = chat.write(messages, only_assistant)
         except InputError as error:
             yield Content(flaw=str(error))
         else:
             flaw = "nothing in it is said by the assistant" if counted == () else None
-            yield Content(text, None, flaw, counted, chat.has_special_tokens)
+            special = chat.has_special_tokens
+            yield _written(text, most, flaw=flaw, counted=counted, has_special_tokens=special)
 
 
 def _is_text(kind: pa.DataType) -> bool:

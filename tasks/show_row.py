@@ -3,10 +3,12 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from finf_core.errors import InputError
 from finf_core.report.visible import visible_text
 from tasks import storage
+from tasks.python_values import UNREADABLE, label_values, python_values
 
 
 def read_row(shard: str, row: int) -> dict[str, Any]:
@@ -23,8 +25,14 @@ def read_row(shard: str, row: int) -> dict[str, Any]:
         group = int(np.searchsorted(ends, row, side="right"))
         table = storage.read_row_group(file, group, file.schema_arrow.names, shard)
     first = int(ends[group - 1]) if group else 0
-    [found] = table.slice(row - first, 1).to_pylist()
-    return dict(found)
+    found = table.slice(row - first, 1)
+    return {name: _shown(column) for name, column in zip(found.column_names, found.columns, strict=True)}
+
+
+def _shown(column: pa.ChunkedArray) -> Any:
+    [value] = python_values(column)
+    [label] = label_values(column)
+    return label if value is UNREADABLE else value
 
 
 def describe_row(found: dict[str, Any]) -> str:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finf_core.columns import column_names, find_column
+from finf_core.columns import describe_columns, find_column
 from finf_core.errors import InputError
 from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
+from tasks.guarded_read import GuardedParquet, open_guarded, read_group
 from tasks.partial_files import create_whole, is_filled, is_partial, whole_folder, write_whole
 from tasks.patience import retried
 from tasks.s3_clients import put_deadline_seconds
@@ -139,25 +140,27 @@ def remove(uri: str) -> None:
 
 
 @retried
-def open_parquet(uri: str) -> pq.ParquetFile:
+def open_parquet(uri: str) -> GuardedParquet:
     """Open a Parquet file by its footer, for `read_row_group`. Close it, or use it in a `with`."""
     filesystem, path = locate_for_arrow(uri)
     with parquet_errors(uri):
-        return pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True)
+        return open_guarded(filesystem, path, uri)
 
 
 @retried
-def read_row_group(parquet: pq.ParquetFile, group: int, columns: Sequence[str], uri: str) -> pa.Table:
-    """Some columns (or fields of structs) of one row group of an open file; over the network only they are fetched."""
+def read_row_group(parquet: GuardedParquet, group: int, columns: Sequence[str], uri: str) -> pa.Table:
+    """Some columns (or fields of structs) of one row group of an open file; over the network only they are fetched.
+    What would decode to more than memory holds is an InputError before it does (`tasks.guarded_read`)."""
     with parquet_errors(uri):
-        return parquet.read_row_group(group, columns=_known_columns(parquet, columns, uri))
+        return read_group(parquet, group, _known_columns(parquet.schema_arrow, columns, uri), uri)
 
 
 @retried
 def read_table(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A whole Parquet file, or some of its columns."""
-    with open_parquet(uri) as parquet, parquet_errors(uri):
-        return parquet.read(columns=None if columns is None else _known_columns(parquet, columns, uri))
+    filesystem, path = locate_for_arrow(uri)
+    with parquet_errors(uri), pq.ParquetFile(path, filesystem=filesystem, pre_buffer=True) as parquet:
+        return parquet.read(columns=None if columns is None else _known_columns(parquet.schema_arrow, columns, uri))
 
 
 @retried
@@ -181,11 +184,10 @@ def download_folder(uri: str, local_folder: Path) -> None:
             filesystem.get(sources, [str(target) for target in targets])
 
 
-def _known_columns(parquet: pq.ParquetFile, columns: Sequence[str], uri: str) -> list[str]:
+def _known_columns(schema: pa.Schema, columns: Sequence[str], uri: str) -> list[str]:
     """pyarrow itself would leave out a column that is not there."""
-    schema = parquet.schema_arrow
     if missing := [name for name in columns if find_column(schema, name) is None]:
-        raise InputError(f"{uri} has no column {missing}; it has {column_names(schema)}")
+        raise InputError(f"{uri} has no column {missing}; it has {describe_columns(schema)}")
     return list(columns)
 
 

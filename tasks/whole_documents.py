@@ -9,6 +9,7 @@ from finf_core.errors import InputError
 from tasks import storage
 from tasks.corpus import Shard
 from tasks.job import ScanJob
+from tasks.python_values import label_values
 
 REASON = "another row of that document"
 
@@ -49,4 +50,4 @@ def _ids(shard: Shard, id_column: str) -> Iterator[str]:
     with storage.open_parquet(shard.uri) as file:
         for group in range(len(shard.group_rows)):
             table = storage.read_row_group(file, group, [id_column], shard.uri)
-            yield from ("" if each is None else str(each) for each in take_column(table, id_column).to_pylist())
+            yield from (each or "" for each in label_values(take_column(table, id_column)))

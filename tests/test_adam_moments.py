@@ -91,6 +91,26 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize(
+    "state",
+    [
+        [1, 2],
+        {"state": [1], "param_groups": []},
+        {"state": {0: 3}, "param_groups": []},
+        {"state": {0: {"exp_avg_sq": 3}}, "param_groups": [{"params": [0]}]},
+        {"state": {0: {"exp_avg_sq": torch.ones(2, dtype=torch.int64)}}, "param_groups": [{"params": [0]}]},
+        {"state": {0: {"exp_avg_sq": torch.ones(2)}}, "param_groups": [{"params": [0, 1], "param_names": ["a"]}]},
+    ],
+)
+def test_what_is_no_state_at_all_is_refused(tmp_path: Path, state: Any) -> None:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    uri = str(tmp_path / "optimizer.pt")
+    storage.publish_bytes(uri, buffer.getvalue())
+    with pytest.raises(InputError, match=r"optimizer\.pt: want the state of an Adam optimizer"):
+        read_adam_moments(uri, small_net())
+
+
 class Evil:
     def __reduce__(self) -> Any:
         return (Path.touch, (Path("ran"),))

@@ -163,7 +163,7 @@ def test_a_missing_weight_is_refused_and_not_drawn_at_random(checkpoint: Path) -
 def test_truncated_weights_are_refused(checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="cannot be loaded"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: a header of .* in a file of 1,000"):
         load_model(ModelSpec(path=str(checkpoint)))
 
 
