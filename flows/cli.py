@@ -1,6 +1,5 @@
 """The command line. Exit codes: 0 done; 1 failed; 2 wrong usage, config or input; 3 done, and leakage was found."""
 
-import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finf_core.errors import CheckpointError, FinfError, InputError
+from finf_core.report.visible import visible_line
 from flows.environment import set_environment
+from flows.terminal import prepare_terminal, show_error, show_json, show_text
 
 if TYPE_CHECKING:
     from tasks.options import RunOptions
@@ -157,7 +158,7 @@ def status(run: Run, as_json: Json = False) -> None:
     )
     if found.queries_rescored is not None:
         text += f" by the first pass, {found.queries_rescored:,} queries scored on the rows that it kept"
-    _show(asdict(found), as_json, text)
+    _show(asdict(found), as_json, visible_line(text))
 
 
 @app.command()
@@ -233,16 +234,20 @@ def _options(
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(result, default=str) if as_json else text)
+    if as_json:
+        show_json(result)
+    else:
+        show_text(text)
 
 
 def main() -> None:
     """The entry point: one line for every error that finf knows."""
     set_environment()
+    prepare_terminal()
     try:
         app()
     except FinfError as error:
-        print(f"finf: {error}", file=sys.stderr)
+        show_error(error)
         sys.exit(WRONG_INPUT if isinstance(error, InputError | CheckpointError) else FAILED)
 
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from finf_core.report.visible import visible_line
 from tasks.progress import Progress
 
 LINE_SECONDS = 20.0
@@ -16,12 +17,12 @@ class ProgressBar:
     """A listener of `tasks.progress.Meter`; writes to standard error, so standard output stays a result."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, highlight=False)
         self.bars = Bars(
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<14}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}"),
+            TextColumn("{task.fields[rates]}", markup=False),
             TimeElapsedColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -35,6 +36,10 @@ class ProgressBar:
 
     def __exit__(self, *_: object) -> None:
         self.bars.stop()
+
+    def tell(self, line: str) -> None:
+        """A line above the bar, whatever it is made of."""
+        self.console.print(visible_line(line), soft_wrap=True)
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage not in self.task_of:

@@ -48,7 +48,7 @@ def scan(spec: ScanSpec, options: RunOptions) -> str:
         _check(stages, job, pool)
         settled = settle(job)
         for check in describe_checks(settled) if storage.exists(job.strategy_uri) else []:
-            bar.console.print(check, highlight=False, soft_wrap=True)
+            bar.tell(check)
         meter = Meter(bar, ProgressArtifact(spec.name))
         _score(stages, settled, pool, meter)
         _judge(stages, settled, pool, meter)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finf_core.report.visible import visible_text
+from finf_core.report.visible import visible_line
 from tasks.read_report import read_report
 
 Verdict = Mapping[str, Any]  # a query's section of report.json
@@ -82,7 +82,7 @@ def describe_diff(diff: RunDiff) -> str:
         "asked only before": diff.only_before,
         "asked only now": [f"{each} (leaked)" if each in diff.only_after_leaked else each for each in diff.only_after],
     }
-    return visible_text("\n".join(f"{kind}: {len(queries):,}{_named(queries)}" for kind, queries in kinds.items()))
+    return "\n".join(visible_line(f"{kind}: {len(queries):,}{_named(queries)}") for kind, queries in kinds.items())
 
 
 def _named(queries: list[str], most: int = 20) -> str:

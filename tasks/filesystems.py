@@ -3,7 +3,7 @@
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.local import LocalFileSystem, make_path_posix
 from pyarrow import fs as arrow_fs
 
 from finf_core.errors import InputError
@@ -16,12 +16,16 @@ def locate(uri: str) -> tuple[Any, str]:
     """The fsspec filesystem of a URI and the path inside it; a local path comes back absolute.
 
     Raises:
-        InputError: the URI is empty, carries a password, or is of a kind that no installed client knows.
+        InputError: the URI is empty, carries a password, holds what no name can hold, or is of a kind that no
+            installed client knows.
     """
     _refuse_credentials(uri)
+    refuse_unusable(uri)
     if is_s3(uri):
         filesystem = s3fs_filesystem()
         return filesystem, filesystem._strip_protocol(uri)
+    if "://" not in uri:  # fsspec itself would read a file name such as "http::x" as a chain of clients
+        return LocalFileSystem(skip_instance_cache=True), make_path_posix(uri).rstrip("/") or "/"
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
@@ -45,6 +49,14 @@ def is_s3(uri: str) -> bool:
 
 def is_local(filesystem: Any) -> bool:
     return isinstance(filesystem, LocalFileSystem)
+
+
+def refuse_unusable(uri: str) -> None:
+    """Raises InputError: a null byte, bytes that are no UTF-8, or a key that s3fs would take apart."""
+    if "\0" in uri or any("\ud800" <= character <= "\udfff" for character in uri):
+        raise InputError(f"{uri!r}: a name must be UTF-8 without null bytes; rename it")
+    if is_s3(uri) and "?versionId=" in uri:
+        raise InputError(f"{uri}: a key with '?versionId=' in it would be read as another object; rename it")
 
 
 def _refuse_credentials(uri: str) -> None:

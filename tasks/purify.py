@@ -10,7 +10,6 @@ Which rows: `finf_core.report.hits`. With `whole_documents`, every other row of 
 
 import io
 import json
-import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,8 @@ import pyarrow.parquet as pq
 
 from finf_core.errors import InputError
 from finf_core.report.hits import RULE, hits_of
-from finf_core.report.visible import visible_text
+from finf_core.report.row_links import common_folder
+from finf_core.report.visible import visible_line
 from tasks import storage
 from tasks.corpus import Shard, shards_from_table
 from tasks.job import ScanJob
@@ -113,10 +113,10 @@ def new_names(uris: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: a name would leave the new folder, or is that of the record.
     """
-    folder = posixpath.commonpath([posixpath.dirname(uri) for uri in uris])
-    names = {uri: posixpath.relpath(uri, folder) for uri in uris}
+    folder = common_folder(uris)
+    names = {uri: uri.removeprefix(folder) for uri in uris}
     for uri, name in names.items():
-        if name.startswith(("../", "/")) or name in (MANIFEST, REMOVED):
+        if not storage.NOT_A_NAME.isdisjoint(name.split("/")) or name in (MANIFEST, REMOVED):
             raise InputError(f"{uri}: cannot be written again under its own name; rename the shard and scan again")
     return names
 
@@ -144,7 +144,7 @@ def _write(
 
 def _check_unchanged(shards: Sequence[Shard]) -> None:
     for shard in shards:
-        [now] = storage.list_objects(shard.uri)
+        now = storage.stat_object(shard.uri)
         if (now.size_bytes, now.etag) != (shard.size_bytes, shard.etag):
             raise InputError(
                 f"{shard.uri}: is no longer what was scanned; scan again before rows are removed by number"
@@ -178,4 +178,4 @@ def describe_purified(found: Purified) -> str:
         f"{will} {found.num_removed:,} of {found.num_rows:,} rows, for {found.num_queries:,} queries ({found.rule})"
     )
     lines.append("nothing was written; name a folder with --out" if found.out is None else f"corpus: {found.out}")
-    return visible_text("\n".join(lines))
+    return "\n".join(map(visible_line, lines))

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from finf_core.errors import InputError
+from finf_core.report.visible import visible_line
 from tasks import storage
 from tasks.publish_report import RENDERED
 
@@ -37,4 +38,4 @@ def report_summary(run_uri: str, report: dict[str, Any]) -> str:
     if summary["num_skipped_rows"]:
         lines.append(f"{summary['num_skipped_rows']:,} rows could not be scored; the report names them")
     lines.append(f"report: {storage.join(run_uri, 'report.html')}")
-    return "\n".join(lines)
+    return "\n".join(map(visible_line, lines))

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from finf_core.errors import InputError
-from finf_core.report.visible import visible_text
+from finf_core.report.visible import visible_line, visible_text
 from tasks import storage
 
 
@@ -29,4 +29,4 @@ def read_row(shard: str, row: int) -> dict[str, Any]:
 
 def describe_row(found: dict[str, Any]) -> str:
     """A heading for each column, and what it holds below; hidden characters are spelled out."""
-    return visible_text("\n".join(f"── {name}\n{value}" for name, value in found.items()))
+    return "\n".join(f"── {visible_line(name)}\n{visible_text(str(value))}" for name, value in found.items())

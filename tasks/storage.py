@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from finf_core.columns import column_names, find_column
 from finf_core.errors import InputError
-from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
+from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow, refuse_unusable
 from tasks.partial_files import is_filled, is_partial, whole_folder, write_whole
 from tasks.s3_clients import put_deadline_seconds
 from tasks.storage_errors import parquet_errors, storage_errors
@@ -46,10 +46,18 @@ def list_objects(pattern: str) -> list[StoredObject]:
     filesystem, path = locate(pattern)
     with storage_errors(pattern):
         infos = _glob(filesystem, path) if not GLOB_CHARACTERS.isdisjoint(path) else _find_parquet(filesystem, path)
+        infos = map(_followed, infos) if is_local(filesystem) else infos
         objects = [_stored_object(filesystem, info) for info in infos if _is_finished(info)]
     if not objects:
         raise InputError(f"nothing matches {pattern}: give a glob, a folder with *.parquet below it, or one object")
     return sorted(objects)
+
+
+def stat_object(uri: str) -> StoredObject:
+    """The object of just this name, whatever characters it holds: `list_objects` would read some as a glob."""
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        return _stored_object(filesystem, filesystem.info(path))
 
 
 def list_names(folder_uri: str) -> set[str]:
@@ -178,11 +186,24 @@ def _walk(filesystem: Any, folder: str) -> Iterator[dict[str, Any]]:
             yield info
 
 
+def _followed(info: dict[str, Any]) -> dict[str, Any]:
+    """A link to a file counts as that file. One to a folder is not followed, so that a circle of them has an end."""
+    name = info["name"]
+    if not info["islink"] or info["type"] == "file" or is_partial(PurePosixPath(name).name):
+        return info
+    if os.path.isdir(name):
+        raise InputError(f"{name} is a link to a folder, which is not followed; name that folder itself")
+    if not os.path.exists(name):
+        raise InputError(f"{name} is a link that leads nowhere; mend or remove it")
+    return info | {"type": "file" if os.path.isfile(name) else "other"}
+
+
 def _is_finished(info: dict[str, Any]) -> bool:
     return info["type"] == "file" and not is_partial(PurePosixPath(info["name"]).name)
 
 
 def _stored_object(filesystem: Any, info: dict[str, Any]) -> StoredObject:
+    refuse_unusable(info["name"])
     if is_local(filesystem):
         status = os.stat(info["name"])
         return StoredObject(info["name"], status.st_size, f"{status.st_mtime_ns}-{status.st_size}")
