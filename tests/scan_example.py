@@ -125,6 +125,10 @@ def with_query_ids(spec: ScanSpec, column: str) -> ScanSpec:
     return dataclasses.replace(spec, queries=dataclasses.replace(spec.queries, id_column=column))
 
 
+def renamed(spec: ScanSpec, name: str) -> ScanSpec:
+    return dataclasses.replace(spec, name=name)
+
+
 def run_options(store: str, num_actors: int = 1, batch_tokens: int = 1024) -> RunOptions:
     pool = PoolOptions(num_actors=num_actors, ray_address="local")
     return RunOptions(store=store, batch_tokens=batch_tokens, pool=pool)
