@@ -1,5 +1,6 @@
 """Which client serves a URI: local folders, s3://, and whatever else fsspec knows."""
 
+import os
 from typing import Any
 
 import fsspec
@@ -25,7 +26,9 @@ def locate(uri: str) -> tuple[Any, str]:
         filesystem = s3fs_filesystem()
         return filesystem, filesystem._strip_protocol(uri)
     if "://" not in uri:  # fsspec itself would read a file name such as "http::x" as a chain of clients
-        return LocalFileSystem(skip_instance_cache=True), make_path_posix(uri).rstrip("/") or "/"
+        return LocalFileSystem(skip_instance_cache=True), os.path.join(os.getcwd(), make_path_posix(uri)).rstrip(
+            "/"
+        ) or "/"
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
