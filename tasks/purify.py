@@ -26,7 +26,7 @@ from finf_core.report.visible import visible_line
 from tasks import storage
 from tasks.corpus import Shard, shards_from_table
 from tasks.job import ScanJob
-from tasks.read_report import read_report
+from tasks.read_report import as_written, read_report
 from tasks.resolve_inputs import read_job
 from tasks.whole_documents import rest_of_documents
 
@@ -70,7 +70,8 @@ def purify(run_uri: str, out: str | None, whole_documents: bool = False) -> Puri
     """
     job, report = read_job(run_uri), read_report(run_uri)
     shards = list(shards_from_table(storage.read_table(job.shards_uri)))
-    removed = list(lines_to_remove(report))
+    with as_written(run_uri):
+        removed = list(lines_to_remove(report, [shard.uri for shard in shards]))
     if whole_documents:
         _check_unchanged(shards)
         removed += rest_of_documents(job, shards, removed)
@@ -98,11 +99,14 @@ def purify(run_uri: str, out: str | None, whole_documents: bool = False) -> Puri
     return found
 
 
-def lines_to_remove(report: Mapping[str, Any]) -> Iterator[Line]:
-    """Lines of removed.parquet, from a run's report."""
+def lines_to_remove(report: Mapping[str, Any], uris: Sequence[str] | None = None) -> Iterator[Line]:
+    """Lines of removed.parquet, from a run's report; with `uris`, each must be of one of these shards."""
+    known = None if uris is None else set(uris)
     for query in report["queries"]:
         hits = hits_of(query, report["verdict"])
         for row in hits.rows:
+            if known is not None and row["shard"] not in known:
+                raise ValueError(f"{row['shard']} is no shard of the run")
             line = {**row, "query_id": query["query_id"], "q_value": query["q_value"], "reason": hits.reason}
             yield {name: line[name] for name in SCHEMA.names}
 
