@@ -227,8 +227,11 @@ def _options(
     cache_tokens: bool = False,
 ) -> "RunOptions":
     from tasks.actor_pool import PoolOptions
+    from tasks.filesystems import refuse_credentials
     from tasks.options import RunOptions
 
+    for place in (store, ray_address or "auto"):  # before Prefect writes them down as parameters of the run
+        refuse_credentials(place)
     pool = PoolOptions(num_actors=actors, ray_address=ray_address)
     return RunOptions(store=store, batch_tokens=batch_tokens, compiled=compiled, cache_tokens=cache_tokens, pool=pool)
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from finf_core.errors import InputError
 from finf_core.spec import ScanSpec
+from tasks.filesystems import carries_credentials
 
 KINDS: dict[str, type[ScanSpec]] = {"scan": ScanSpec}
 
@@ -90,4 +91,6 @@ def _flaw(value: Any) -> str | None:
         return "is a number of more than 64 bits"
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
+    if isinstance(value, str) and carries_credentials(value):  # Prefect would keep it with the parameters of the run
+        return "must not carry a user name or a password; use the environment or a profile"
     return "holds a null byte" if isinstance(value, str) and "\0" in value else None

@@ -20,7 +20,7 @@ def locate(uri: str) -> tuple[Any, str]:
         InputError: the URI is empty, carries a password, holds what no name can hold, or is of a kind that no
             installed client knows.
     """
-    _refuse_credentials(uri)
+    refuse_credentials(uri)
     refuse_unusable(uri)
     if is_s3(uri):
         filesystem = s3fs_filesystem()
@@ -62,8 +62,13 @@ def refuse_unusable(uri: str) -> None:
         raise InputError(f"{uri}: a key with '?versionId=' in it would be read as another object; rename it")
 
 
-def _refuse_credentials(uri: str) -> None:
+def refuse_credentials(uri: str) -> None:
+    """Raises InputError: a URI that is empty or carries a password; the password is not repeated."""
     if not uri:
         raise InputError("an empty storage URI; give a local path or s3://bucket/key")
-    if "@" in uri.partition("://")[2].partition("/")[0]:
+    if carries_credentials(uri):
         raise InputError("a storage URI must not carry a user name or a password; use the environment or a profile")
+
+
+def carries_credentials(uri: str) -> bool:
+    return "@" in uri.partition("://")[2].partition("/")[0]

@@ -38,7 +38,7 @@ LINKS = "() => [...document.querySelectorAll('[href]')].map(e => e.getAttribute(
 
 def whole_report() -> dict[str, Any]:
     """Every part of the page is there."""
-    report = with_controls(example_report(num_queries=2, num_leaked=1, rows_per_query=2))
+    report = with_controls(example_report(num_queries=2, num_leaked=1, rows_per_query=3))
     report["skipped_rows"] = skipped_rows(1)
     report["summary"]["num_skipped_rows"] = 1
     return report

@@ -193,6 +193,23 @@ def test_a_key_would_be_found_in_each_of_these_places(runs: Runs, s3_server: S3S
     client.close()
 
 
+@pytest.mark.parametrize("where", ["store", "ray-address", "corpus"])
+def test_a_password_in_an_address_is_refused_before_prefect_or_anybody_else_writes_it_down(
+    where: str, tmp_path: Path
+) -> None:
+    password, home = secrets.token_hex(20), tmp_path / "prefect"
+    address = f"s3://user:{password}@bucket/x"
+    config = tmp_path / "scan.toml"
+    corpus = address if where == "corpus" else "corpus"
+    config.write_text(scan_example.CONFIG.format(model="model", corpus=corpus, queries="q.jsonl"))
+    arguments = [] if where == "corpus" else [f"--{where}", address]
+    run = run_watched([FINF, "scan", str(config), *arguments], os.environ | {"PREFECT_HOME": str(home)}, tmp_path)
+    assert run.code == WRONG_INPUT
+    assert b"must not carry a user name or a password" in run.stderr
+    assert not contains(run.stdout + run.stderr, password)
+    assert not [name for name, data in files(home) if contains(data, password)]
+
+
 def test_every_socket_of_a_scan_listens_on_loopback_only(runs: Runs) -> None:
     assert len(runs.scan.listening) >= 3  # Ray's control service, its node, Prefect's server
     assert runs.scan.open_to_others == set()
