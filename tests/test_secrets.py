@@ -160,6 +160,12 @@ def test_no_key_is_left_anywhere(runs: Runs, s3_server: S3Server) -> None:
     assert {".db", ".log"} <= set(kinds)
 
 
+def test_prefect_keeps_no_text_of_corpus_or_queries(runs: Runs) -> None:
+    kept = list(files(runs.folder / "prefect"))
+    assert any(b"scan.toml" in data or b"queries.parquet" in data for _, data in kept)  # the parameters are there
+    assert [name for name, data in kept if contains(data, scan_example.LEAK)] == []
+
+
 def test_a_key_would_be_found_in_each_of_these_places(runs: Runs, s3_server: S3Server) -> None:
     key, client = runs.keys[0], s3_server.client()
     planted = [
