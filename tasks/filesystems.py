@@ -26,14 +26,17 @@ def locate(uri: str) -> tuple[Any, str]:
         filesystem = s3fs_filesystem()
         return filesystem, filesystem._strip_protocol(uri)
     if "://" not in uri:  # fsspec itself would read a file name such as "http::x" as a chain of clients
-        return LocalFileSystem(skip_instance_cache=True), os.path.join(os.getcwd(), make_path_posix(uri)).rstrip(
-            "/"
-        ) or "/"
+        return LocalFileSystem(skip_instance_cache=True), _absolute(make_path_posix(uri))
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True)
     except (ImportError, ValueError) as error:
         raise InputError(f"no storage client for {uri} ({error}); use a local path or s3://bucket/key") from error
-    return filesystem, path
+    return filesystem, _absolute(path) if is_local(filesystem) else path
+
+
+def _absolute(path: str) -> str:
+    """fsspec leaves a path that begins with `~` as it is where no user has that name."""
+    return os.path.join(os.getcwd(), path).rstrip("/") or "/"
 
 
 def locate_for_arrow(uri: str) -> tuple[Any, str]:

@@ -66,6 +66,8 @@ def test_a_joined_uri_lies_below_its_root_for_every_reader_or_is_refused(root: s
 @given(uri=st.lists(PIECES, max_size=8).map("".join) | st.text(max_size=12))
 @example(uri="filecache::memory://x")
 @example(uri="file:///a/b")
+@example(uri="~://")
+@example(uri="~no-such-user/x")
 @settings(max_examples=fuzz_counts.NUM_EXAMPLES)
 def test_any_uri_is_located_or_refused(uri: str) -> None:
     fuzz_counts.tried["uris"] += 1
