@@ -28,7 +28,7 @@ from tasks import storage
 FINF = str(Path(sys.executable).parent / "finf")
 FOUND_LEAKAGE = 3
 WRONG_INPUT = 2
-pytestmark = pytest.mark.timeout(900)  # five runs of finf with all their servers, before the first test
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # five runs of finf with all their servers come first
 
 
 class Runs(NamedTuple):
