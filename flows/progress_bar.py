@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from finf_core.report.visible import visible_line
 from tasks.progress import Progress
 
 LINE_SECONDS = 20.0
@@ -16,12 +17,12 @@ class ProgressBar:
     """A listener of `tasks.progress.Meter`; writes to standard error, so standard output stays a result."""
 
     def __init__(self) -> None:
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, highlight=False)
         self.bars = Bars(
-            TextColumn("{task.description:<14}"),
+            TextColumn("{task.description:<14}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}"),
+            TextColumn("{task.fields[rates]}", markup=False),
             TimeElapsedColumn(),
             console=self.console,
             disable=not self.console.is_terminal,
@@ -42,7 +43,7 @@ class ProgressBar:
         now = time.monotonic()
         if now - self.said.get(line, -LINE_SECONDS) >= LINE_SECONDS:
             self.said = {line: at for line, at in self.said.items() if now - at < LINE_SECONDS} | {line: now}
-            self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self.console.print(visible_line(line), soft_wrap=True)
 
     def __call__(self, progress: Progress) -> None:
         if progress.stage not in self.task_of:

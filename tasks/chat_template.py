@@ -14,6 +14,11 @@ from finf_core.spec import ChatTemplate, LossOn
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Whatever a template may end in. Its sandbox ends a range after 100,000 steps; nothing ends ranges within ranges.
+REFUSALS = (
+    *(jinja2.TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+    *(MemoryError, RecursionError),
+)
 MARKS_ASSISTANT = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -74,8 +79,8 @@ class TokenizerChat:
         options |= {"chat_template": self.template} | self.tokenizer.special_tokens_map
         try:
             texts, spans = render([chat], **options)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+        except REFUSALS as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InputError(f"the chat template refuses the messages: {reason}") from error
         return texts, spans
 

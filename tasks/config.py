@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -10,8 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from finf_core.errors import InputError
 from finf_core.spec import ScanSpec
+from tasks.filesystems import carries_credentials
 
 KINDS: dict[str, type[ScanSpec]] = {"scan": ScanSpec}
+
+LARGEST = 2**63 - 1
 
 T = TypeVar("T")
 
@@ -35,7 +39,7 @@ def load_config(path: Path, strategy: str | None = None) -> ScanSpec:
 def parse_config(table: dict[str, Any], source: str) -> ScanSpec:
     """As `load_config`, from a table that was read already; `source` names it in errors."""
     kind = table.get("kind", "scan")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{source}: kind = {kind!r}; want one of {', '.join(KINDS)}")
     return parse_as(KINDS[kind], table, source)
 
@@ -46,7 +50,7 @@ def read_toml(path: Path, hint: str) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path}: no such config file; {hint}") from error
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # not only TOMLDecodeError: numbers of 5,000 digits, [[[[…
         raise InputError(f"{path}: not readable as TOML: {error}") from error
 
 
@@ -75,5 +79,18 @@ def _refuse_unknown_keys(table: dict[str, Any], spec_type: Any, source: str, pre
             close = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {prefix}{close[0]}?" if close else f"known keys: {', '.join(known)}"
             raise InputError(f"{source}: unknown key {prefix}{key}; {hint}")
+        if flaw := _flaw(value):
+            raise InputError(f"{source}: {prefix}{key} {flaw}")
         if isinstance(value, dict) and dataclasses.is_dataclass(types[key]):
             _refuse_unknown_keys(value, types[key], source, f"{prefix}{key}.")
+
+
+def _flaw(value: Any) -> str | None:
+    """Why no key can have this value, whatever its type."""
+    if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        return "is a number of more than 64 bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is not a finite number"
+    if isinstance(value, str) and carries_credentials(value):  # Prefect would keep it with the parameters of the run
+        return "must not carry a user name or a password; use the environment or a profile"
+    return "holds a null byte" if isinstance(value, str) and "\0" in value else None

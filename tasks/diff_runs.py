@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finf_core.report.visible import visible_text
-from tasks.read_report import read_report
+from finf_core.report.visible import visible_line
+from tasks.read_report import as_written, read_report
 
 Verdict = Mapping[str, Any]  # a query's section of report.json
 
@@ -37,7 +37,12 @@ def diff_runs(before_uri: str, after_uri: str) -> RunDiff:
     Raises:
         InputError: a run is not complete.
     """
-    before, after = (_verdicts(read_report(uri)) for uri in (before_uri, after_uri))
+    reports = {uri: read_report(uri) for uri in (before_uri, after_uri)}
+    with as_written(f"{before_uri} or {after_uri}"):
+        return _compare(before_uri, after_uri, *(_verdicts(reports[uri]) for uri in (before_uri, after_uri)))
+
+
+def _compare(before_uri: str, after_uri: str, before: Mapping[str, Verdict], after: Mapping[str, Verdict]) -> RunDiff:
     both = [query_id for query_id in after if query_id in before]
     new = [query_id for query_id in after if query_id not in before]
     leaked_in_both = [query_id for query_id in both if before[query_id]["leaked"] and after[query_id]["leaked"]]
@@ -82,7 +87,7 @@ def describe_diff(diff: RunDiff) -> str:
         "asked only before": diff.only_before,
         "asked only now": [f"{each} (leaked)" if each in diff.only_after_leaked else each for each in diff.only_after],
     }
-    return visible_text("\n".join(f"{kind}: {len(queries):,}{_named(queries)}" for kind, queries in kinds.items()))
+    return "\n".join(visible_line(f"{kind}: {len(queries):,}{_named(queries)}") for kind, queries in kinds.items())
 
 
 def _named(queries: list[str], most: int = 20) -> str:

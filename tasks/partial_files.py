@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL_SUFFIX = ".partial"
+SHOWN_CHARACTERS = 40  # of a name: with the rest it must stay below the 255 bytes that a file name may have
 
 
 def is_partial(name: str) -> bool:
@@ -67,7 +68,7 @@ def _rename_unless_filled(partial: Path, path: Path) -> None:
 
 
 def _partial_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
+    return path.with_name(f".{path.name[:SHOWN_CHARACTERS]}.{secrets.token_hex(8)}{PARTIAL_SUFFIX}")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,6 @@ Which rows: `finf_core.report.hits`. With `whole_documents`, every other row of 
 
 import io
 import json
-import posixpath
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,11 +21,12 @@ import pyarrow.parquet as pq
 
 from finf_core.errors import InputError
 from finf_core.report.hits import RULE, hits_of
-from finf_core.report.visible import visible_text
+from finf_core.report.row_links import common_folder
+from finf_core.report.visible import visible_line
 from tasks import storage
 from tasks.corpus import Shard, shards_from_table
 from tasks.job import ScanJob
-from tasks.read_report import read_report
+from tasks.read_report import as_written, read_report
 from tasks.resolve_inputs import read_job
 from tasks.whole_documents import rest_of_documents
 
@@ -70,7 +70,8 @@ def purify(run_uri: str, out: str | None, whole_documents: bool = False) -> Puri
     """
     job, report = read_job(run_uri), read_report(run_uri)
     shards = list(shards_from_table(storage.read_table(job.shards_uri)))
-    removed = list(lines_to_remove(report))
+    with as_written(run_uri):
+        removed = list(lines_to_remove(report, [shard.uri for shard in shards]))
     if whole_documents:
         _check_unchanged(shards)
         removed += rest_of_documents(job, shards, removed)
@@ -98,11 +99,14 @@ def purify(run_uri: str, out: str | None, whole_documents: bool = False) -> Puri
     return found
 
 
-def lines_to_remove(report: Mapping[str, Any]) -> Iterator[Line]:
-    """Lines of removed.parquet, from a run's report."""
+def lines_to_remove(report: Mapping[str, Any], uris: Sequence[str] | None = None) -> Iterator[Line]:
+    """Lines of removed.parquet, from a run's report; with `uris`, each must be of one of these shards."""
+    known = None if uris is None else set(uris)
     for query in report["queries"]:
         hits = hits_of(query, report["verdict"])
         for row in hits.rows:
+            if known is not None and row["shard"] not in known:
+                raise ValueError(f"{row['shard']} is no shard of the run")
             line = {**row, "query_id": query["query_id"], "q_value": query["q_value"], "reason": hits.reason}
             yield {name: line[name] for name in SCHEMA.names}
 
@@ -113,10 +117,10 @@ def new_names(uris: Sequence[str]) -> dict[str, str]:
     Raises:
         InputError: a name would leave the new folder, or is that of the record.
     """
-    folder = posixpath.commonpath([posixpath.dirname(uri) for uri in uris])
-    names = {uri: posixpath.relpath(uri, folder) for uri in uris}
+    folder = common_folder(uris)
+    names = {uri: uri.removeprefix(folder) for uri in uris}
     for uri, name in names.items():
-        if name.startswith(("../", "/")) or name in (MANIFEST, REMOVED):
+        if not storage.NOT_A_NAME.isdisjoint(name.split("/")) or name in (MANIFEST, REMOVED):
             raise InputError(f"{uri}: cannot be written again under its own name; rename the shard and scan again")
     return names
 
@@ -144,7 +148,7 @@ def _write(
 
 def _check_unchanged(shards: Sequence[Shard]) -> None:
     for shard in shards:
-        [now] = storage.list_objects(shard.uri)
+        now = storage.stat_object(shard.uri)
         if (now.size_bytes, now.etag) != (shard.size_bytes, shard.etag):
             raise InputError(
                 f"{shard.uri}: is no longer what was scanned; scan again before rows are removed by number"
@@ -179,4 +183,4 @@ def describe_purified(found: Purified) -> str:
         f"{will} {found.num_removed:,} of {found.num_rows:,} rows, for {found.num_queries:,} queries ({found.rule})"
     )
     lines.append("nothing was written; name a folder with --out" if found.out is None else f"corpus: {found.out}")
-    return visible_text("\n".join(lines))
+    return "\n".join(map(visible_line, lines))

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from finf_core.errors import InputError
-from finf_core.report.visible import visible_text
+from finf_core.report.visible import visible_line, visible_text
 from tasks import storage
 from tasks.python_values import UNREADABLE, label_values, python_values
 
@@ -37,4 +37,4 @@ def _shown(column: pa.ChunkedArray) -> Any:
 
 def describe_row(found: dict[str, Any]) -> str:
     """A heading for each column, and what it holds below; hidden characters are spelled out."""
-    return visible_text("\n".join(f"── {name}\n{value}" for name, value in found.items()))
+    return "\n".join(f"── {visible_line(name)}\n{visible_text(str(value))}" for name, value in found.items())

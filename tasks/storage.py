@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from finf_core.columns import describe_columns, find_column
 from finf_core.errors import InputError
-from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow
+from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow, refuse_unusable
 from tasks.guarded_read import GuardedParquet, open_guarded, read_group
 from tasks.partial_files import create_whole, is_filled, is_partial, whole_folder, write_whole
 from tasks.patience import retried
@@ -51,10 +51,19 @@ def list_objects(pattern: str) -> list[StoredObject]:
     filesystem, path = locate(pattern)
     with storage_errors(pattern):
         infos = _glob(filesystem, path) if not GLOB_CHARACTERS.isdisjoint(path) else _find_parquet(filesystem, path)
+        infos = map(_followed, infos) if is_local(filesystem) else infos
         objects = [_stored_object(filesystem, info) for info in infos if _is_finished(info)]
     if not objects:
         raise InputError(f"nothing matches {pattern}: give a glob, a folder with *.parquet below it, or one object")
     return sorted(objects)
+
+
+@retried
+def stat_object(uri: str) -> StoredObject:
+    """The object of just this name, whatever characters it holds: `list_objects` would read some as a glob."""
+    filesystem, path = locate(uri)
+    with storage_errors(uri):
+        return _stored_object(filesystem, filesystem.info(path))
 
 
 @retried
@@ -212,12 +221,27 @@ def _entries(filesystem: Any, folder: str) -> Iterator[dict[str, Any]]:
 
 
 def _walk(filesystem: Any, folder: str) -> Iterator[dict[str, Any]]:
-    """What `find` gives, one at a time: all those of 100,000 files at once take as many kilobytes."""
+    """What `find` gives, one at a time: all those of 100,000 files at once take as many kilobytes.
+
+    Links to folders are not followed, so that a circle of them has an end, nor are they left out without a word.
+    """
     for info in _entries(filesystem, folder):
         if info["type"] == "directory":
             yield from _walk(filesystem, info["name"])
+        elif info["islink"] and os.path.isdir(info["name"]):
+            raise InputError(f"{info['name']} is a link to a folder, which is not followed; name that folder itself")
         else:
             yield info
+
+
+def _followed(info: dict[str, Any]) -> dict[str, Any]:
+    """A link to a file counts as that file."""
+    name = info["name"]
+    if not info["islink"] or is_partial(PurePosixPath(name).name):
+        return info
+    if not os.path.exists(name):
+        raise InputError(f"{name} is a link that leads nowhere; mend or remove it")
+    return info | {"type": "file" if os.path.isfile(name) else "other"}
 
 
 def _is_finished(info: dict[str, Any]) -> bool:
@@ -225,6 +249,7 @@ def _is_finished(info: dict[str, Any]) -> bool:
 
 
 def _stored_object(filesystem: Any, info: dict[str, Any]) -> StoredObject:
+    refuse_unusable(info["name"])
     if is_local(filesystem):
         status = os.stat(info["name"])
         return StoredObject(info["name"], status.st_size, f"{status.st_mtime_ns}-{status.st_size}")

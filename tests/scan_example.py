@@ -1,5 +1,6 @@
 """A small scan on real parts: a tiny trained Llama, its tokenizer, a corpus in Parquet shards and a few queries."""
 
+import dataclasses
 import io
 import random
 from collections.abc import Sequence
@@ -118,6 +119,14 @@ def scan_spec(model: Path | str, corpus: str, queries: str, **update: object) ->
         update=UpdateSpec(**{"curvature_rows": 32, **update}),
         rank=RankSpec(top_k=10),
     )
+
+
+def with_query_ids(spec: ScanSpec, column: str) -> ScanSpec:
+    return dataclasses.replace(spec, queries=dataclasses.replace(spec.queries, id_column=column))
+
+
+def renamed(spec: ScanSpec, name: str) -> ScanSpec:
+    return dataclasses.replace(spec, name=name)
 
 
 def run_options(store: str, num_actors: int = 1, batch_tokens: int = 1024) -> RunOptions:

@@ -15,6 +15,7 @@ from finf_core.report.visible import visible_text
 MOST_LINES = 50  # leaked queries that the page names
 TABLE_HEAD = "| query | outcome | max mirror ratio | q | words shared | best row | shard | row |"
 MARKUP = str.maketrans({character: f"\\{character}" for character in "\\`*_{}[]()<>#+-.!|&~"})
+PROSE = str.maketrans({character: f"\\{character}" for character in "\\`<>[]!&"})
 
 Report = Mapping[str, Any]
 
@@ -28,7 +29,7 @@ def render_markdown(report: Report) -> str:
         f"{_counts(summary['outcomes'])}.",
         "",
         f"{_plain(report['name'])}: {summary['num_rows']:,} rows scanned. "
-        f"A query counts as {report['verdict']['rule']}. {report['verdict']['note']}",
+        f"A query counts as {_prose(report['verdict']['rule'])}. {_prose(report['verdict']['note'])}",
     ]
     if num_set_aside := summary["num_quarantined_rows"]:
         lines += ["", f"**Complete except for {num_set_aside:,} rows**, which nobody could score: see report.html."]
@@ -106,6 +107,11 @@ def _best(top: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 def _visible(value: object) -> str:
     text = visible_text(str(value)).replace("\n", " ").replace("\t", " ")
     return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")  # no characters of XML
+
+
+def _prose(value: object) -> str:
+    """Sentences of finf itself, which hold no markup; or of whoever wrote the report."""
+    return _visible(value).translate(PROSE)
 
 
 def _plain(value: object) -> str:

@@ -18,6 +18,7 @@ from finf_core.report.visible import visible_markup, visible_text
 MAX_SKIPPED_SHOWN = 50
 MAX_PLACES_SHOWN = 6  # the others are folded away
 MIN_ROWS_SHOWN = 3  # rows of an open query that are not folded away, even if none reaches the threshold
+CUT_FROM, CUT_TO = 20_000, 2_000  # characters of a name or an id; excerpts are cut when the report is made
 _LINES_SHOWN = {"full": 18, "brief": 5}  # longer excerpts are clipped until asked for; evidence.css has the heights
 _CHARACTERS_A_LINE = 72
 
@@ -69,7 +70,12 @@ def _finalize(value: Any) -> Any:
 
 
 def _marked(value: Any) -> str:
-    return number_text.MISSING if value is None else visible_markup(str(value))
+    """A name or an id as markup. One that is longer than a page of text is cut: a browser is slow with such a word."""
+    return number_text.MISSING if value is None else visible_markup(_cut(str(value)))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= CUT_FROM else f"{text[:CUT_TO]}… ({len(text):,} characters)"
 
 
 def _share(ratio: float | None) -> str:

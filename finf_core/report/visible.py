@@ -1,4 +1,4 @@
-"""Characters that a page would hide or obey, written out as tokens such as `\\u202e`.
+"""Characters that a page or a terminal would hide or obey, written out as tokens such as `\\u202e`.
 
 Corpus text is hostile data: a bidi override turns a name round, an ANSI escape or a zero-width space hides in it, a
 null byte or a lone surrogate breaks the page. Tab and newline stay, and so do the two joiners (U+200C, U+200D) that
@@ -25,6 +25,11 @@ _HIDDEN = re.compile(
 def visible_text(text: str) -> str:
     """Spell out hidden characters; the result is plain text, still to be escaped."""
     return _HIDDEN.sub(_token, text.replace("\r\n", "\n"))
+
+
+def visible_line(text: str) -> str:
+    """As `visible_text`, on one line: newlines and tabs are spelt out too."""
+    return _HIDDEN.sub(_token, text.replace("\n", "\\n").replace("\t", "\\t"))
 
 
 def visible_markup(text: str) -> Markup:
