@@ -18,7 +18,7 @@ from finf_core.spec import CorpusSpec
 from finf_core.windows import TokenIds
 from tasks import storage
 from tasks.bounded_map import bounded_map
-from tasks.guarded_read import parsing
+from tasks.guarded_parquet import parsing
 from tasks.python_values import label_values
 from tasks.row_contents import check_columns, content_columns, read_contents
 from tasks.storage_errors import parquet_errors

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from finf_core.columns import describe_columns, find_column
 from finf_core.errors import InputError
 from tasks.filesystems import is_local, is_s3, locate, locate_for_arrow, refuse_unusable
-from tasks.guarded_read import GuardedParquet, open_guarded, read_group
+from tasks.guarded_parquet import GuardedParquet, open_guarded
+from tasks.guarded_read import read_group
 from tasks.partial_files import create_whole, is_filled, is_partial, whole_folder, write_whole
 from tasks.patience import retried
 from tasks.s3_clients import put_deadline_seconds

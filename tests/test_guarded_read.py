@@ -20,7 +20,7 @@ from arrow_peak import arrow_peak_bytes
 
 from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec
-from tasks import guarded_read, storage
+from tasks import guarded_parquet, guarded_read, storage
 from tasks.corpus import CorpusRow, list_shards, plan_units, read_unit
 from tasks.show_row import read_row
 
@@ -241,7 +241,7 @@ def test_a_range_that_was_looked_at_is_not_fetched_again(tmp_path: Path) -> None
     with storage.open_parquet(str(path)) as parquet:
         fetched = sum(parquet.metadata.row_group(0).column(index).total_compressed_size for index in range(2))
         counted = CountingSource(parquet.source)
-        again = guarded_read.GuardedParquet(counted, parquet.metadata, parquet.schema_arrow)
+        again = guarded_parquet.GuardedParquet(counted, parquet.metadata, parquet.schema_arrow)
         assert len(storage.read_row_group(again, 0, ["id", "text"], str(path))) == 100
     assert counted.num_bytes == fetched
 
