@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from pathlib import Path
 
 from flows.environment import set_environment
 
@@ -27,4 +28,4 @@ def timed_and_killed(self, name, task, cached):
 if __name__ == "__main__":
     stage.Stages._timed = timed_and_killed
     options = RunOptions(store=sys.argv[2], batch_tokens=64, pool=PoolOptions(num_actors=2))
-    run_scan(load_config(sys.argv[1], None), options)
+    run_scan(load_config(Path(sys.argv[1]), None), options)
