@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import scan_example
 from fault_proxy import FaultProxy
 from faults import Result, compare, fault, read_result, slow_fault
+from faulty_scan import POISON
 from prefect_server import running_prefect_server
 from s3_server import S3Server
 
@@ -27,7 +29,8 @@ TESTS = Path(__file__).parent
 FINF = str(Path(sys.executable).parent / "finf")
 WAIT_SECONDS = 400
 NUM_ROWS, NUM_SHARDS = 384, 48
-FOUND_LEAKAGE, STOPPED = 3, 143
+FOUND_LEAKAGE, NOT_ALL_SCORED, STOPPED = 3, 4, 143
+CLEAN = ["the north wind has no name", "seven is a number and eight is too", "nobody was at home when it rang"]
 
 
 @dataclass
@@ -199,6 +202,48 @@ def test_the_process_may_be_killed_after_every_stage(example: Example, tmp_path:
 
 
 @slow_fault
+def test_a_run_with_a_poisoned_shard_ends_complete_except_for_it_and_says_so_to_everybody(
+    example: Example, tmp_path: Path
+) -> None:
+    clean = scan_example.write_queries(str(tmp_path / "queries.parquet"), [("", text) for text in CLEAN])
+    config, store, poison = tmp_path / "scan.toml", tmp_path / "store", tmp_path / "poison"
+    text = re.sub('path = ".*queries.parquet"', f'path = "{clean}"', example.config.read_text())
+    config.write_text(text)
+    poison.touch()
+    environment = {
+        **example.environment,
+        POISON: str(poison),
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+    }
+
+    def finf(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(TESTS / "scan_with_poison.py"), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=WAIT_SECONDS)
+
+    scan = ("scan", str(config), "--store", str(store), "--actors", "2", "--batch-tokens", "64", "--json")
+    with fault("a poisoned shard, through the command line"):
+        done = finf(*scan)
+        assert done.returncode == NOT_ALL_SCORED, done.stderr
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert (result["num_rows"], result["num_quarantined_rows"], result["num_leaked"]) == (NUM_ROWS - 8, 8, 0)
+        run = Path(result["run"])
+        assert "Complete except for" in (run / "report.html").read_text()
+        assert "shard-003.parquet" in (run / "report.html").read_text()
+        assert "8 rows" in (run / "summary.md").read_text()
+        assert 'errors="1"' in (run / "junit.xml").read_text()
+        assert "8 rows are set aside" in done.stderr
+        assert "complete except for 8 rows" in finf("report", str(run)).stdout
+        assert json.loads(finf("status", str(run), "--json").stdout)["rows_set_aside"] == 8
+        assert finf(*scan).returncode == NOT_ALL_SCORED  # from the cache
+    with fault("a poisoned shard that is none any more, through the command line"):
+        poison.unlink()
+        done = finf(*scan, "--retry-quarantined")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout.splitlines()[-1])["num_rows"] == NUM_ROWS
+        assert "Complete except for" not in (run / "report.html").read_text()
+
+
+@slow_fault
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_a_run_needs_no_prefect_server_once_it_has_begun(example: Example, tmp_path: Path, comes_back: bool) -> None:
     home = tmp_path / "server"
@@ -291,7 +336,6 @@ def test_a_local_disk_may_be_full_for_a_while(example: Example, tmp_path: Path) 
 
 
 def fill(path: Path) -> None:
-    with path.open("wb") as file, suppress(OSError):
+    with path.open("wb", buffering=0) as file, suppress(OSError):
         while True:
             file.write(bytes(4096))
-            file.flush()

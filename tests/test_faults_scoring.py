@@ -76,7 +76,7 @@ def test_no_row_is_lost_or_doubled_whatever_happens_while_rows_are_scored(scan: 
         for method, part in MOMENTS if ALL else MOMENTS[-1:]:
             _actors_die(scan, pool, method, part, share=0.5)
         _actors_die(scan, pool, "PUT", "cache/base-", share=1.0)
-        _schedules(scan, pool, 60 if ALL else 2)
+        _schedules(scan, pool, 20 if ALL else 2)
 
 
 def _storage_does(kind: Fault, scan: FaultyScan, pool: ActorPool) -> None:
