@@ -164,4 +164,4 @@ def _stream(name: str) -> Iterator[dict[str, Any]]:
     try:
         yield from datasets.load_dataset(name, split="train", streaming=True)
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{name}: cannot be read: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{name}: cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}") from error

@@ -34,6 +34,7 @@ def connect(address: str | None, object_store_memory_bytes: int) -> bool:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise _no_answer(address) from error
+    ray._private.worker._worker_logs_enabled = False  # what it prints of dead actors goes to standard output
     return True
 
 

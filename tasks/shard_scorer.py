@@ -76,7 +76,7 @@ class ShardScorer:
         return check_model_on_rows(self.model, self.job, unit)
 
     def fit_curvature(self, job: ScanJob) -> CurvatureCost:
-        return fit_on_corpus(self.model, job)
+        return self._in_memory(lambda model: fit_on_corpus(model, job))
 
     def count_words(self, job: ScanJob) -> None:
         count_on_sample(self.model, job)
@@ -151,7 +151,7 @@ class ShardScorer:
         while True:
             model = self.model.with_halved_batches(max(self.halvings, halvings))
             try:
-                with capacity_errors(f"scoring batches of {model.batch_tokens} tokens"):
+                with capacity_errors(f"working on batches of {model.batch_tokens} tokens"):
                     return work(model)
             except CapacityError:
                 if model.batch_tokens <= self.model.context_tokens:

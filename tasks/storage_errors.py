@@ -120,6 +120,8 @@ def _ours(uri: str, error: Exception, answer: _Answer) -> FinfError:
         return InputError(f"{uri} does not exist")
     if isinstance(error, (IsADirectoryError, NotADirectoryError)):
         return InputError(f"{uri} is not an object, or a part of its path is not a folder ({_one_line(error)})")
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return InputError(f"{uri}: the name is too long for this file system; shorten it")
     if isinstance(error, _WRONG_REQUEST) or _is_refusal(answer):
         return InputError(
             f"storage refused {uri} ({_one_line(error)}); check the name, the region and AWS_ENDPOINT_URL"

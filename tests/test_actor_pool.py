@@ -306,6 +306,33 @@ def test_a_cluster_that_is_lost_is_looked_for_again_and_no_unit_is_lost_or_done_
     assert len(told) == 1
 
 
+SAY_NOTHING = """
+import sys, time
+from flows.environment import set_environment
+set_environment()
+from pool_actors import Worker
+from tasks.actor_pool import ActorPool, PoolOptions
+told = []
+with ActorPool(Worker, (sys.argv[1],), PoolOptions(num_actors=1), told.append) as pool:
+    found = list(pool.map("die_of", ["poison"], after_deaths=lambda word, deaths: "bread" if deaths else word))
+    time.sleep(3)  # Ray speaks a moment later
+assert found == [("poison", "bread")] and told, (found, told)
+"""
+
+
+def test_standard_output_is_a_results_whatever_dies(tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
+    done = subprocess.run(
+        [sys.executable, "-c", SAY_NOTHING, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
 # --- constructors ---
 
 

@@ -636,3 +636,9 @@ def test_many_threads_share_the_clients(s3_bucket: str) -> None:
         names = list(pool.map(lambda _: storage.list_names(s3_bucket), range(64)))
     assert all(table.equals(TABLE) for table in tables)
     assert names == [{"a.parquet"}] * 64
+
+
+def test_a_name_that_is_too_long_is_an_input_error(tmp_path: Path) -> None:
+    for operation in (storage.read_bytes, storage.exists, lambda uri: storage.publish_bytes(uri, b"x")):
+        with pytest.raises(InputError, match="too long"):
+            operation(str(tmp_path / ("a" * 300)))
