@@ -1,5 +1,6 @@
 """Memory that is really short: smaller batches, the same numbers."""
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tasks.score_shards import planned_units
 
 TESTS = Path(__file__).parent
 NUM_ROWS = 800
+SPARE_BYTES = 24_000_000
 
 
 def test_batches_are_halved_until_they_fit_and_the_scores_are_the_same(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -34,8 +36,10 @@ def test_batches_are_halved_until_they_fit_and_the_scores_are_the_same(tiny_chec
         undisturbed = read_result(job.run_uri)
         for unit in planned_units(job):
             storage.remove(job.score_uri(unit))
-        command = [sys.executable, str(TESTS / "scan_short_of_memory.py"), job.run_uri, str(24_000_000)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+        command = [sys.executable, str(TESTS / "scan_short_of_memory.py"), job.run_uri, str(SPARE_BYTES)]
+        done = subprocess.run(
+            command, env=os.environ | {"MALLOC_ARENA_MAX": "1"}, capture_output=True, text=True, timeout=200
+        )
         assert done.returncode == 0, done.stderr[-2000:]
         used, wanted = map(int, done.stdout.split())
         assert wanted == 32_768
