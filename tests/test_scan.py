@@ -19,7 +19,7 @@ from finf_core.errors import InputError
 from tasks import storage
 
 FINF = str(Path(sys.executable).parent / "finf")
-WAIT_SECONDS = 120
+WAIT_SECONDS = 240
 RATIO_TOLERANCE = 1e-4  # one actor has both cores, three have one each: other threads, other rounding
 FOUND_LEAKAGE = 3
 
