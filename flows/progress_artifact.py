@@ -4,7 +4,6 @@ Told on a thread of its own: a Prefect server that is slow, or away, holds up no
 """
 
 import threading
-import time
 from contextvars import copy_context
 from typing import Any, Self, cast
 from uuid import UUID
@@ -16,7 +15,7 @@ from prefect.exceptions import PrefectException
 from tasks.progress import Progress
 
 UPDATE_SECONDS = 2.0
-CLOSE_SECONDS = 10.0  # for what is still to be told in the end
+CLOSE_SECONDS = 30.0  # for what is still to be told in the end
 
 
 class ProgressArtifact:
@@ -63,7 +62,7 @@ class ProgressArtifact:
                 created = create_progress_artifact(key=key, **told)
                 self._artifact_of[progress.stage] = cast(UUID, created)  # a coroutine only in an async flow
         except (PrefectException, httpx.HTTPError, OSError):
-            time.sleep(UPDATE_SECONDS)  # the next snapshot says more than this one
+            self._untold.setdefault(progress.stage, progress)  # unless there is a newer one
 
 
 def _describe(progress: Progress) -> str:

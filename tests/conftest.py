@@ -33,7 +33,7 @@ def s3_server() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A fresh bucket, and an environment in which finf finds it, whatever the machine's own AWS settings are."""
     for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
@@ -52,8 +52,9 @@ def s3_bucket(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"test-{secrets.token_hex(6)}"
     client = s3_server.client()
     client.create_bucket(Bucket=bucket)
+    yield f"s3://{bucket}"
+    client.delete_bucket(Bucket=bucket)  # with all that is in it: the server has room for some forty buckets
     client.close()
-    return f"s3://{bucket}"
 
 
 @pytest.fixture(scope="session")
