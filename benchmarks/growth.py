@@ -33,6 +33,7 @@ import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.actor_processes import actor_processes
 from finf_core.ratio_histogram import NUM_BINS
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec
 from finf_core.top_k import CANDIDATES
@@ -120,11 +121,6 @@ def peak_bytes(process: psutil.Process) -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
 
 
-def actor_processes(driver: psutil.Process) -> list[psutil.Process]:
-    """Ray's workers below a driver that host an actor of ours."""
-    return [child for child in driver.children(recursive=True) if "ray::ActorHost" in " ".join(child.cmdline())]
-
-
 def measure_corpus(folder: Path, times: Sequence[int], num_functions: int, strategy: str) -> dict[str, Any]:
     """Scan the corpus at each size; the strategy is set, lest the planner choose another one for a larger corpus."""
     from flows.demo import DemoSize, prepare_demo
@@ -177,7 +173,7 @@ def watch(command: Sequence[str], environment: Mapping[str, str]) -> tuple[dict[
     while process.poll() is None:
         try:
             peaks["coordinator"] = max(peaks["coordinator"], peak_bytes(driver))
-            peaks["actor"] = max([peaks["actor"], *(peak_bytes(actor) for actor in actor_processes(driver))])
+            peaks["actor"] = max([peaks["actor"], *(peak_bytes(actor) for actor in actor_processes(driver.pid))])
         except (psutil.NoSuchProcess, OSError, StopIteration):  # gone while we looked
             continue
         time.sleep(0.25)
@@ -259,7 +255,7 @@ def simulate(folder: Path, num_shards: int) -> dict[str, Any]:
             pending_units(job)
         with watch.stage("score shards"):
             score_shards(job, pool, Meter(bar))
-        actor_peaks = [peak_bytes(actor) / MIB for actor in actor_processes(psutil.Process())]
+        actor_peaks = [peak_bytes(actor) / MIB for actor in actor_processes()]
     with watch.stage("aggregate"):
         aggregate(job)
     counted, publishing = sum(watch.seconds.values()), pool.actor_seconds / NUM_ACTORS

@@ -23,6 +23,7 @@ set_environment()
 
 import psutil  # noqa: E402
 
+from benchmarks.actor_processes import actor_processes  # noqa: E402
 from benchmarks.small_scan import train_tiny, write_corpus, write_queries  # noqa: E402
 from tasks import storage  # noqa: E402
 
@@ -64,11 +65,8 @@ def _peaks(process: "subprocess.Popen[bytes]") -> dict[str, float]:
     own = actor = 0
     while process.poll() is None:
         with suppress(psutil.Error):
-            scan = psutil.Process(process.pid)
-            own = max(own, scan.memory_info().rss)
-            for child in scan.children(recursive=True):
-                if "ray::ActorHost" in " ".join(child.cmdline()):
-                    actor = max(actor, child.memory_info().rss)
+            own = max(own, psutil.Process(process.pid).memory_info().rss)
+            actor = max([actor, *(each.memory_info().rss for each in actor_processes(process.pid))])
         time.sleep(LOOK_SECONDS)
     return {
         "flow_peak_mib": round(own / 2**20),

@@ -26,6 +26,7 @@ set_environment()
 
 import psutil  # noqa: E402
 
+from benchmarks.actor_processes import actor_processes  # noqa: E402
 from benchmarks.small_scan import small_scan  # noqa: E402
 from tasks import storage  # noqa: E402
 from tasks.actor_pool import ActorPool, PoolOptions  # noqa: E402
@@ -82,15 +83,6 @@ class Watch:
             if actors := actor_processes():
                 draw.choice(actors).kill()
                 self.num_killed += 1
-
-
-def actor_processes() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if "ray::ActorHost" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
 
 
 def look(seconds: float) -> Look:

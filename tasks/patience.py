@@ -1,7 +1,7 @@
 """Patience with storage that does not answer: wait, say so, try again.
 
-Off unless a run turns it on for its own process: a library call fails at once, and in an actor the crew retries the
-whole unit. It holds for every thread of the process.
+Off unless it is turned on for a process: a library call fails at once. A run waits for minutes; an actor for seconds
+(`tasks.actor_host`), then its crew has the whole unit done anew. It holds for every thread of the process.
 """
 
 import functools

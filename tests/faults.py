@@ -73,7 +73,7 @@ def read_result(run_uri: str) -> Result:
     return Result(Counter(keys), dict(zip(keys, zip(*columns, strict=True), strict=True)), counted)
 
 
-def compare(found: Result, wanted: Result) -> None:
+def compare(found: Result, wanted: Result, ledger: Ledger = ledger) -> None:
     """Every row once, with the same numbers. What is lost or doubled goes into the ledger before it is asserted."""
     lost = len(wanted.times.keys() - found.times.keys()) + _sum_positive(wanted.counted, found.counted)
     doubled = sum(number - 1 for number in found.times.values()) + _sum_positive(found.counted, wanted.counted)

@@ -3,16 +3,16 @@
 import os
 import threading
 from collections.abc import Callable
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
 import scan_example
 from fault_proxy import Fault, FaultProxy
 from faults import Result, read_result
 from s3_server import S3Server
 
+from benchmarks.actor_processes import actor_processes
 from finf_core.spec import RankSpec
 from tasks import storage
 from tasks.actor_pool import ActorPool, PoolOptions
@@ -83,16 +83,6 @@ def make_scan(bucket: str, server: S3Server, proxy: FaultProxy, model: Path) -> 
     return FaultyScan(job, proxy, server)
 
 
-def actors() -> list[psutil.Process]:
-    """The processes of all actors below this one."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if "ray::ActorHost" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
-
-
 class KillAt:
     """A fault that kills actors when the first request of a kind arrives; none of them is answered."""
 
@@ -103,7 +93,7 @@ class KillAt:
 
     def __call__(self, method: str, path: str) -> Fault | None:
         if method == self.method and self.part in path and self._once.acquire(blocking=False):
-            processes = actors()
+            processes = actor_processes()
             for process in processes[: max(1, round(self.share * len(processes)))]:
                 process.kill()
                 self.num_killed += 1

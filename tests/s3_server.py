@@ -36,6 +36,19 @@ class S3Server(NamedTuple):
     access_key: str
     secret_key: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """In which finf finds this server, and nothing of the machine's own."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
     def client(self) -> Any:
         """A plain boto3 client, independent of the code under test."""
         return boto3.client(

@@ -16,12 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 import scan_example
-from fault_proxy import FaultProxy
+from fault_proxy import Fault, FaultProxy
 from faults import Result, compare, fault, read_result, slow_fault
 from faulty_scan import POISON
 from prefect_server import running_prefect_server
 from s3_server import S3Server
 
+from benchmarks.actor_processes import actor_processes
 from flows.guard import MARK
 from tasks import storage
 
@@ -272,10 +273,8 @@ def test_a_lost_ray_head_is_replaced_and_the_run_goes_on(example: Example, tmp_p
         process = example.start(store)
         mark = mark_of(process)
         wait_until(lambda: len(units_done(store)) >= 3, process)
-        for child in psutil.Process(process.pid).children(recursive=True):
-            with suppress(psutil.Error):
-                if "ray::ActorHost" in " ".join(child.cmdline()):
-                    child.suspend()  # else they would finish before anybody noticed
+        for actor in actor_processes(process.pid):
+            actor.suspend()  # else they would finish before anybody noticed
         kill(process, "gcs/gcs_server")
         said = example.finish(process)
         assert "the head of the Ray cluster does not answer" in said
@@ -300,8 +299,6 @@ def s3_example(example: Example, bucket: str, server: S3Server, tmp_path: Path) 
 def test_an_s3_server_may_be_gone_for_a_minute(
     example: Example, s3_bucket: str, s3_server: S3Server, tmp_path: Path
 ) -> None:
-    from fault_proxy import Fault
-
     store = storage.join(s3_bucket, "store")
     with (
         fault("the S3 server gone for a minute"),

@@ -12,11 +12,12 @@ import pytest
 import scan_example
 from fault_proxy import Fault, FaultProxy
 from faults import ALL, Result, compare, fault, read_result
-from faulty_scan import FaultyScan, KillAt, PoisonedScorer, actors, make_scan
+from faulty_scan import FaultyScan, KillAt, PoisonedScorer, make_scan
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from s3_server import S3Server
 
+from benchmarks.actor_processes import actor_processes
 from finf_core.errors import FinfError
 from tasks import storage
 from tasks.actor_pool import ActorPool
@@ -143,7 +144,7 @@ def _schedules(scan: FaultyScan, pool: ActorPool, num: int) -> None:
 
 
 def _kill_one(draw: random.Random) -> None:
-    if processes := actors():
+    if processes := actor_processes():
         draw.choice(processes).kill()
 
 

@@ -96,14 +96,7 @@ def runs(
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("AWS_", "PREFECT_API"))]:
             patch.delenv(name)
-        settings = {
-            "AWS_ENDPOINT_URL": s3_server.endpoint,
-            "AWS_ACCESS_KEY_ID": s3_server.access_key,
-            "AWS_SECRET_ACCESS_KEY": s3_server.secret_key,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
+        settings = s3_server.environment | {
             "HOME": str(folder / "home"),
             "PREFECT_HOME": str(folder / "prefect"),
             "RAY_TMPDIR": str(ray_folder),
