@@ -177,9 +177,7 @@ def test_a_run_that_is_stopped_and_then_killed_leaves_no_process_behind_and_goes
     assert {uri: after[uri] for uri in stopped | killed} == stopped | killed  # none was written again
 
 
-def test_two_runs_at_once_on_one_store_share_the_work_and_both_have_the_whole_result(
-    example: Example, tmp_path: Path
-) -> None:
+def test_two_runs_at_once_on_one_store_both_have_the_whole_result(example: Example, tmp_path: Path) -> None:
     with fault("two runs of one config at once"):
         store = str(tmp_path / "store")
         first, second = example.start(store), example.start(store)

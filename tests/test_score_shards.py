@@ -17,9 +17,10 @@ from tasks import corpus as corpus_module
 from tasks import storage
 from tasks.corpus import Shard, list_shards, plan_units, shards_from_table, shards_table
 from tasks.job import ScanJob
+from tasks.quarantine import Quarantine
 from tasks.resolve_inputs import digest_shards, resolve_inputs
 from tasks.run_status import run_status
-from tasks.score_shards import count_rows, is_scored, pending_units, planned_units
+from tasks.score_shards import count_rows, is_scored, pending_shares, pending_units, planned_units
 from tasks.unit_result import UnitReceipt, publish_unit
 
 words = st.text(max_size=6)
@@ -52,6 +53,31 @@ def test_what_is_done_and_what_is_pending_add_up(job: ScanJob) -> None:
     publish_nothing(job, units[0])
     assert pending_units(job) == []
     assert (count_rows(job), is_scored(job)) == ((96, 0, 96, 6), True)
+
+
+@pytest.mark.parametrize(("looks_after", "left"), [(0.0, [4, 1]), (600.0, [3, 4, 5, 0, 1])])
+def test_of_two_processes_each_begins_elsewhere_and_leaves_out_what_the_other_has_done_when_it_looks(
+    job: ScanJob, monkeypatch: pytest.MonkeyPatch, looks_after: float, left: list[int]
+) -> None:
+    monkeypatch.setattr("tasks.score_shards.LOOK_SECONDS", looks_after)
+    monkeypatch.setattr("tasks.score_shards.LOOK_SHARE", 1e9)
+    units = list(planned_units(job))
+    shares = pending_shares(job, begin_at=2)
+    assert next(shares).unit == units[2]
+    for number in (3, 5, 0):  # the other process
+        publish_nothing(job, units[number])
+    assert [units.index(share.unit) for share in shares] == left
+
+
+def test_units_that_were_set_aside_are_neither_pending_nor_scored(job: ScanJob) -> None:
+    units = list(planned_units(job))
+    Quarantine(job).add(units[1], "it kills", num_units=6)
+    assert pending_units(job) == [units[0], *units[2:]]
+    assert units[1] not in [share.unit for share in pending_shares(job)]
+    assert count_rows(job) == (0, 16, 96, 6)
+    assert run_status(job.run_uri).rows_set_aside == 16
+    Quarantine(job).release()
+    assert pending_units(job) == units
 
 
 @given(shards)
