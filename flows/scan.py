@@ -46,6 +46,8 @@ from tasks.shard_scorer import ShardScorer
 from tasks.shown_rows import explain_rows, shown_bundles
 from tasks.solve_updates import pending_queries, solve_updates
 
+NOBODY_THERE = "Failed to reach API"  # all that Prefect's bare RuntimeError says of it
+
 
 def run_scan(spec: ScanSpec, options: RunOptions) -> str:
     """Run the flow, and judge its end by the store: a Prefect server that is away cannot undo a complete run.
@@ -59,7 +61,9 @@ def run_scan(spec: ScanSpec, options: RunOptions) -> str:
         return scan(spec, options)
     except TerminationSignal as stop:
         raise StoppedError from stop
-    except (httpx.HTTPError, PrefectException) as error:
+    except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and NOBODY_THERE not in str(error):
+            raise
         job = resolve_inputs(spec, options)
         if _is_reported(job):
             return job.run_uri

@@ -192,6 +192,19 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert not (tmp_path / "store").exists()
 
 
+def test_a_prefect_server_that_is_not_there_is_one_line_that_says_what_to_do(
+    tiny_checkpoint: Path, tmp_path: Path, finf_environment: dict[str, str]
+) -> None:
+    config = write_inputs(str(tmp_path / "inputs"), tmp_path, tiny_checkpoint)
+    nobody = finf_environment | {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = run_finf("scan", str(config), "--store", str(tmp_path / "store"), environment=nobody)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert "http://127.0.0.1:9/api" in line
+    assert "unset PREFECT_API_URL" in line
+
+
 STAGES = """
 from prefect import flow
 from finf_core.errors import InputError, StorageError
