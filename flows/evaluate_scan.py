@@ -15,7 +15,7 @@ from prefect import flow
 from finf_core.fingerprint import fingerprint, short
 from finf_core.metrics import seed_interval
 from finf_core.spec import ScanSpec, UpdateKind
-from flows.scan import scan
+from flows.scan import run_scan
 from tasks import storage
 from tasks.config import load_config
 from tasks.evaluation.given_truth import is_by_place, read_true_rows
@@ -32,7 +32,7 @@ def evaluate_scan(spec: GivenTruthSpec, options: RunOptions) -> dict[str, Any]:
     started = time.monotonic()
     true_rows, scan_spec = read_true_rows(spec.truth), load_config(Path(spec.scan))
     by_place, seeds = is_by_place(true_rows), range(spec.num_seeds)
-    runs = {kind: [scan(_of_kind(scan_spec, kind, seed), options) for seed in seeds] for kind in spec.kinds}
+    runs = {kind: [run_scan(_of_kind(scan_spec, kind, seed), options) for seed in seeds] for kind in spec.kinds}
     grades: dict[str, Grades] = {
         kind: [grade(ranked_by_scan(run, by_place), true_rows, spec.recall_at) for run in runs[kind]] for kind in runs
     }
