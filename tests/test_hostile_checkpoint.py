@@ -143,8 +143,9 @@ def test_a_weight_that_is_no_number_is_named(folder: Path, value: float) -> None
 
 
 def test_integers_that_the_model_does_not_know_are_let_be(folder: Path) -> None:
+    wanted = loaded_weights(folder)
     store(folder, mask=torch.ones(4, dtype=torch.int64))
-    load_model(ModelSpec(path=str(folder)))
+    assert_same(loaded_weights(folder), wanted)
 
 
 def test_a_config_of_more_layers_than_there_are_tensors_is_refused_before_they_are_built(folder: Path) -> None:
@@ -229,14 +230,25 @@ def split_weights(folder: Path) -> dict[str, str]:
     return {name: file for file, part in parts.items() for name in part}
 
 
+def loaded_weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_model(ModelSpec(path=str(folder))).adapter.module.state_dict())
+
+
+def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def write_index(folder: Path, weight_map: Any) -> None:
     index = {"metadata": {"total_size": 1}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def test_weights_in_several_files_are_loaded(folder: Path) -> None:
+    wanted = loaded_weights(folder)
     write_index(folder, split_weights(folder))
-    load_model(ModelSpec(path=str(folder)))
+    assert not (folder / "model.safetensors").exists()
+    assert_same(loaded_weights(folder), wanted)
 
 
 def test_an_index_that_leaves_the_folder_is_refused(folder: Path) -> None:
@@ -253,7 +265,7 @@ def test_files_may_be_links_as_in_the_hubs_cache(folder: Path, tmp_path: Path) -
     (tmp_path / "links").mkdir()
     for file in folder.iterdir():
         (tmp_path / "links" / file.name).symlink_to(file)
-    load_model(ModelSpec(path=str(tmp_path / "links")))
+    assert_same(loaded_weights(tmp_path / "links"), loaded_weights(folder))
 
 
 @pytest.mark.parametrize("data", [b"\x80garbage", b"{}", b"[" * 10**5, b'{"model": {"type": "Nonsense"}}', b""])
