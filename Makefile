@@ -17,8 +17,9 @@ export DO_NOT_TRACK ?= 1
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
 
+# Two at a time, a file each: servers, Ray and Prefect leave a core idle for much of a test.
 test: $(VENV)/.installed debian-packages check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The readers of config, queries, Parquet and templates on many more inputs than `make test` tries: minutes.
 fuzz: $(VENV)/.installed

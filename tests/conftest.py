@@ -3,14 +3,17 @@
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import scan_example
 import torch
-from faults import ledger
+from faults import Ledger, ledger
 from fuzz_counts import tried
 from playwright.sync_api import Browser
 from prefect_server import running_prefect_server
@@ -75,6 +78,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="no GPU here"))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands over what it counted."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["counted"] = json.dumps([asdict(ledger), tried])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if hasattr(node, "workeroutput"):  # not where the worker crashed
+        counted, of_reader = json.loads(node.workeroutput["counted"])
+        ledger.add(Ledger(**counted | {"by_name": Counter(counted["by_name"])}))
+        tried.update(of_reader)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if tried:
         terminalreporter.write_line(f"inputs tried: {json.dumps(dict(sorted(tried.items())))}")
@@ -84,9 +101,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
 
 
-def pytest_unconfigure() -> None:
+def pytest_unconfigure(config: pytest.Config) -> None:
     """The very last line of `make faults`."""
-    if ledger.tried:
+    if ledger.tried and not hasattr(config, "workeroutput"):
         print(ledger.line())
 
 

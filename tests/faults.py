@@ -17,6 +17,7 @@ import pytest
 from tasks import storage
 
 ALL = os.environ.get("FINF_FAULTS") == "1"
+COUNTS = ("tried", "survived", "rows_lost", "rows_doubled")
 TOLERANCE = 1e-4  # of a mirror ratio: another number of threads, or smaller batches, round differently
 slow_fault = pytest.mark.skipif(not ALL, reason="a minute or more: make faults")
 
@@ -30,9 +31,15 @@ class Ledger:
     largest_difference: float = 0.0
     by_name: Counter[str] = field(default_factory=Counter)
 
+    def add(self, other: "Ledger") -> None:
+        """What another process tried."""
+        for key in COUNTS:
+            setattr(self, key, getattr(self, key) + getattr(other, key))
+        self.largest_difference = max(self.largest_difference, other.largest_difference)
+        self.by_name += other.by_name
+
     def line(self) -> str:
-        keys = ("tried", "survived", "rows_lost", "rows_doubled")
-        return json.dumps({key: getattr(self, key) for key in keys})
+        return json.dumps({key: getattr(self, key) for key in COUNTS})
 
     def table(self) -> list[str]:
         named = [f"{number:>5}  {name}" for name, number in sorted(self.by_name.items())]

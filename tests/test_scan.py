@@ -86,8 +86,8 @@ def test_a_scan_from_s3_to_s3_finds_the_leak_then_runs_from_cache_then_mends_wha
     assert leak["mirror_ratio"] == pytest.approx(1.0, abs=0.02)
     names = storage.list_names(first["run"])
     assert {"spec.json", "top.parquet", "queries.parquet", "report.json", "report.html"} <= names
-    artifacts = task_runs(prefect_url, "artifacts")
-    assert {100.0} == {artifact["data"] for artifact in artifacts if artifact["key"] == "example-score-shards"}
+    artifacts = task_runs(prefect_url, "artifacts/latest")  # what the UI shows; a busy server may hold one more
+    assert [100.0] == [artifact["data"] for artifact in artifacts if artifact["key"] == "example-score-shards"]
 
     units, runs_before = finished_units(store), {run["id"] for run in task_runs(prefect_url, "task_runs")}
     report = storage.list_objects(storage.join(first["run"], "report.json"))
