@@ -15,9 +15,10 @@ import torch
 
 from finf_core.batches import plan_batches
 from finf_core.spec import CorpusSpec, ModelSpec
-from tasks.checkpoint import LoadedModel, load_model
+from tasks.checkpoint import load_language_model
 from tasks.corpus import list_shards, plan_units, read_unit
 from tasks.encode import encode_corpus_rows
+from tasks.loaded_model import TextModel
 
 
 class BareLoop:
@@ -64,7 +65,7 @@ class BareLoop:
 
 def _serve(pipe: Connection, folder: str, corpus: str, rank: int, num_processes: int, num_threads: int) -> None:
     torch.set_num_threads(num_threads)
-    model = load_model(ModelSpec(path=folder))
+    model = load_language_model(ModelSpec(path=folder))
     groups, size = _batches(model, corpus, rank, num_processes)
     _pass(model, groups[:1], 1)
     pipe.send(size)
@@ -74,7 +75,7 @@ def _serve(pipe: Connection, folder: str, corpus: str, rank: int, num_processes:
         pipe.send(time.monotonic() - started)
 
 
-def _batches(model: LoadedModel, corpus: str, rank: int, num_processes: int) -> tuple[list[list[Any]], dict[str, int]]:
+def _batches(model: TextModel, corpus: str, rank: int, num_processes: int) -> tuple[list[list[Any]], dict[str, int]]:
     """The batches of each row group of every so manieth unit, just as a scan makes them."""
     spec = CorpusSpec(path=corpus)
     groups: list[list[Any]] = []
@@ -92,7 +93,7 @@ def _batches(model: LoadedModel, corpus: str, rank: int, num_processes: int) -> 
     return groups, {"rows": rows, "tokens": tokens, "positions": positions}
 
 
-def _pass(model: LoadedModel, groups: Sequence[Sequence[Any]], num_passes: int) -> None:
+def _pass(model: TextModel, groups: Sequence[Sequence[Any]], num_passes: int) -> None:
     with torch.inference_mode():
         for batches in groups:
             for _ in range(num_passes):

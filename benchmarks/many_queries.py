@@ -34,7 +34,7 @@ from tasks.aggregate import aggregate
 from tasks.bundles import kept_bundles, rescore
 from tasks.check_model import check_model
 from tasks.check_precision import check_precision
-from tasks.checkpoint import LoadedModel, load_model
+from tasks.checkpoint import load_language_model
 from tasks.choose_strategy import choose_strategy_for, measure_passes, read_strategy
 from tasks.config import load_config
 from tasks.corpus import list_shards, plan_units, read_unit
@@ -45,6 +45,7 @@ from tasks.encode import encode_corpus_rows, encode_query, encode_rows
 from tasks.fit_curvature import fit_curvature
 from tasks.job import ScanJob
 from tasks.keep_rows import keep_rows
+from tasks.loaded_model import TextModel
 from tasks.options import RunOptions
 from tasks.progress import Meter
 from tasks.project_updates import project_updates
@@ -108,7 +109,7 @@ def run_strategy(spec: ScanSpec, store: str) -> tuple[ScanJob, dict[str, float]]
     return job, seconds
 
 
-def forward_equivalents(model: LoadedModel, job: ScanJob, tokens: dict[tuple[str, int], int]) -> dict[str, float]:
+def forward_equivalents(model: TextModel, job: ScanJob, tokens: dict[tuple[str, int], int]) -> dict[str, float]:
     """Per corpus row, of the pass over all rows and of the kept rows; `tokens` by shard and row."""
     first_pass = {cost.kind: cost.first_pass for cost in read_strategy(job).costs}[job.first_pass.kind]
     if job.first_pass.kind == "one_pass":  # counted anew on a whole unit, not on the first rows alone
@@ -124,7 +125,7 @@ def forward_equivalents(model: LoadedModel, job: ScanJob, tokens: dict[tuple[str
     return {"first_pass": first_pass, "kept_rows": kept_rows, "total": first_pass + kept_rows}
 
 
-def count_tokens(model: LoadedModel, spec: ScanSpec) -> dict[tuple[str, int], int]:
+def count_tokens(model: TextModel, spec: ScanSpec) -> dict[tuple[str, int], int]:
     """Of every row, by shard and row."""
     tokens = {}
     for unit in plan_units(list_shards(spec.corpus)):
@@ -144,7 +145,7 @@ def recalls(run_uri: str, folder: Path) -> dict[str, float]:
     return found
 
 
-def released_loop_seconds(model: LoadedModel, spec: ScanSpec, texts: list[str]) -> float:
+def released_loop_seconds(model: TextModel, spec: ScanSpec, texts: list[str]) -> float:
     """The released recipe on `RELEASED_QUERIES` queries, scaled to all of them."""
     rows, queries = encode_rows(model, spec.model, texts), load_queries(spec.queries)
     started = time.monotonic()
@@ -174,7 +175,7 @@ def measure(
     chosen = list(strategies(reference, with_groups, with_variants))
     size = DemoSize(num_functions, NUM_VERBATIM, NUM_RENAMED, NUM_CLEAN)
     base = load_config(prepare_demo(folder, size))
-    model = load_model(base.model)
+    model = load_language_model(base.model)
     tokens = count_tokens(model, base)
     released = released_loop_seconds(model, base, [row.text for row in read_demo_rows(folder / "corpus")])
     found: dict[str, Any] = {"num_rows": len(tokens), "num_tokens": sum(tokens.values()), "released_seconds": released}

@@ -25,7 +25,7 @@ from finf_core.recall import mean_recall_at_k
 from finf_core.scores import Floats, Ints, control_z, other_ratios
 from finf_core.spec import ScanSpec
 from finf_core.windows import Window
-from tasks.checkpoint import load_model
+from tasks.checkpoint import load_language_model
 from tasks.config import load_config
 from tasks.demo.corpus import read_demo_rows
 from tasks.demo.evaluate import LEAKED_KINDS
@@ -117,7 +117,7 @@ def load_inputs(config: Path, num_rows: int | None = None, num_queries: int | No
     rows = read_demo_rows(Path(spec.corpus.path))
     rows = [row for index, row in enumerate(rows) if num_rows is None or index < num_rows or row.document_id in wanted]
     place = {row.document_id: index for index, row in enumerate(rows)}
-    model = load_model(spec.model)
+    model = load_language_model(spec.model)
     return PeerInputs(
         spec=spec,
         adapter=model.adapter,

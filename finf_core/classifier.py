@@ -46,6 +46,10 @@ class Classifier:
             features_BX = features_BX.to(parameter.dtype)
         return LabeledBatch(features_BX, torch.tensor([example.label for example in examples], device=parameter.device))
 
+    @torch.no_grad()
+    def num_classes(self, example: Labeled) -> int:
+        return int(self.module(self.collate([example]).features_BX).shape[1])
+
     def loss(self, batch: LabeledBatch) -> ExampleLoss:
         """Cross-entropy of each example, in nats."""
         logits_BC = self.module(batch.features_BX)

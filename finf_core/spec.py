@@ -4,7 +4,7 @@ How many actors, how large a batch, which addresses: those are run options
 (`tasks.options`) and never part of a fingerprint.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from finf_core.errors import InputError
@@ -15,6 +15,7 @@ SCORING_VERSION = 4  # raise it when a change moves any score: results of older 
 UpdateKind = Literal["sgd", "adam", "diagonal", "kfac", "ekfac", "exact", "adam_moments"]
 TEXT_COLUMN = "text"  # unless the config says otherwise
 TARGET = "{text}"  # likewise, of a query
+INSTEAD_OF_TEXT = ("tokens_column", "messages_column", "text_template", "image_column", "columns")
 MAX_ROW_BYTES = 8_000_000  # tokenising takes up to 250 bytes for each, where each is a token: 2 GB
 WITHOUT_CURVATURE = ("sgd", "adam")
 Direction = Literal["ascent", "descent"]
@@ -24,6 +25,7 @@ OnBadRow = Literal["fail", "skip"]
 ChatTemplate = Literal["tokenizer", "plain"]
 LossOn = Literal["all", "assistant"]
 StrategyKind = Literal["every_query", "grouped", "one_pass"]
+ModelKind = Literal["causal_lm", "classifier", "own"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -39,10 +41,28 @@ def _columns_of(template: str, key: str) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ImagesSpec:
+    """How an image becomes what the network reads: floats from 0 to 1, (channels, height, width)."""
+
+    size: int | None = None  # height and width; None: as they are
+    mean: tuple[float, ...] = ()  # of each channel, or of all: taken away,
+    std: tuple[float, ...] = ()  # and this divided by
+
+    def __post_init__(self) -> None:
+        _require(self.size is None or self.size >= 1, "model.images.size must be at least 1")
+        for name in ("mean", "std"):
+            _require(len(getattr(self, name)) in (0, 1, 3), f"model.images.{name}: want one number, or one a channel")
+        _require(all(value > 0 for value in self.std), "model.images.std must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A causal language model in a Hugging Face folder with safetensors."""
+    """A causal language model in a Hugging Face folder with safetensors, or a network that your own code builds."""
 
     path: str
+    kind: ModelKind = "causal_lm"  # classifier: of images; own: a whole `finf_core.adapter.Adapter`
+    factory: str | None = None  # "package.module:function", no arguments: your code, run because it is named here
+    images: ImagesSpec = ImagesSpec()
     digest: str | None = None  # sha256 over the folder's weights, config and tokenizer; checked when given
     context_tokens: int | None = None  # longest window; None: the model's own maximum
     overlap_tokens: int = 64  # tokens of left context that a further window of a long row sees again
@@ -52,6 +72,19 @@ class ModelSpec:
     def __post_init__(self) -> None:
         _require(self.context_tokens is None or self.context_tokens >= 2, "model.context_tokens must be at least 2")
         _require(self.overlap_tokens >= 0, "model.overlap_tokens must not be negative")
+        _require(
+            (self.kind == "causal_lm") == (self.factory is None),
+            "model.factory (module:function) goes with the kinds 'classifier' and 'own'",
+        )
+        module, _, function = (self.factory or "a:b").partition(":")
+        _require(
+            all(part.isidentifier() for part in (*module.split("."), function)),
+            f"model.factory = {self.factory!r}: want package.module:function",
+        )
+
+    @property
+    def reads_text(self) -> bool:
+        return self.kind == "causal_lm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +97,10 @@ class CorpusSpec:
     tokens_column: str | None = None  # lists of token ids instead of text: taken as they are, special tokens included
     messages_column: str | None = None  # chats instead of text: lists of {role, content} or {from, value}
     text_template: str | None = None  # text from several columns: "{question}\n{answer}"
+    image_column: str | None = None  # images instead of text: encoded (bytes, or {bytes, path}), or arrays of 0 to 255
+    image_mode: Literal["RGB", "L"] = "RGB"  # read as three channels, or as one of grey
+    label_column: str | None = None  # their classes, from 0
+    columns: tuple[str, ...] = ()  # for a model of kind "own": what its `collate` is given of each row
     loss_on: LossOn = "all"  # of chats: every token counts, or only what the assistant says
     id_column: str | None = None
     source_column: str | None = None  # where a row comes from: leaks are counted by it
@@ -73,7 +110,7 @@ class CorpusSpec:
 
     def __post_init__(self) -> None:
         _require(self.max_row_bytes >= 1, "corpus.max_row_bytes must be at least 1")
-        keys = [key for key in ("tokens_column", "messages_column", "text_template") if getattr(self, key) is not None]
+        keys = [key for key in INSTEAD_OF_TEXT if getattr(self, key)]
         keys += [] if self.text_column == TEXT_COLUMN else ["text_column"]
         _require(len(keys) <= 1, f"corpus.{' and corpus.'.join(keys)}: give one of the two")
         _require(
@@ -94,10 +131,14 @@ class CorpusSpec:
     @property
     def content(self) -> tuple[str, str]:
         """The key that says what is scored, and its value: `("text_column", "text")`."""
-        for key in ("tokens_column", "messages_column", "text_template"):
-            if (value := getattr(self, key)) is not None:
-                return key, value
+        for key in INSTEAD_OF_TEXT:
+            if value := getattr(self, key):
+                return key, value if isinstance(value, str) else ", ".join(value)
         return "text_column", self.text_column
+
+    @property
+    def is_text(self) -> bool:
+        return self.image_column is None and not self.columns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +152,7 @@ class QueriesSpec:
     choices_column: str | None = None  # multiple choice: templates know {choices}, {answer}, {answer_label}
     answer_column: str | None = None  # its right choice: a number from 0, a label, or the text
     id_column: str | None = None  # None: the row number
+    group_column: str | None = None  # items (not text) with the same value are one query, named by it
     limit: int | None = None
     controls: str | None = None  # items known to be clean, with the same columns; see finf_core.verdict
 
@@ -238,6 +280,7 @@ class ScanSpec:
     kind: Literal["scan"] = "scan"
 
     def __post_init__(self) -> None:
+        self._check_content()
         _require(
             self.strategy.kind != "grouped" or self.rank.by != "control_z",
             "strategy.kind = 'grouped' cannot order by control_z: a group's pass knows no single query's ratio",
@@ -249,3 +292,25 @@ class ScanSpec:
         allowed = self.name.replace("-", "").replace("_", "")
         _require(allowed.isascii() and allowed.isalnum(), "name: letters, digits, - and _ only (it names a folder)")
         _require(len(self.name) <= 100, "name: 100 characters at most (it names a folder)")
+
+    def _check_content(self) -> None:
+        """That model, corpus and queries speak of the same things."""
+        kind, corpus, queries = self.model.kind, self.corpus, self.queries
+        wanted = {"causal_lm": corpus.is_text, "classifier": bool(corpus.image_column), "own": bool(corpus.columns)}
+        want = {"causal_lm": "text or tokens", "classifier": "corpus.image_column", "own": "corpus.columns"}
+        _require(wanted[kind], f"model.kind = {kind!r} wants {want[kind]}")
+        _require(
+            (kind == "classifier") == (corpus.label_column is not None),
+            "corpus.label_column goes with model.kind = 'classifier'",
+        )
+        if self.model.reads_text:
+            _require(queries.group_column is None, "queries.group_column goes with images or a model of one's own")
+            return
+        is_plain = (queries.target, queries.context, queries.messages_column, queries.choices_column) == (
+            TARGET,
+            "",
+            None,
+            None,
+        )
+        _require(is_plain, "queries that are not text have the columns of the corpus, and no templates")
+        object.__setattr__(self, "rank", replace(self.rank, lexical_k=0))  # there are no words to compare

@@ -23,6 +23,10 @@ class Window:
     def __len__(self) -> int:
         return len(self.input_ids)
 
+    @property
+    def num_targets(self) -> int:
+        return int((self.labels != IGNORE_INDEX).sum())
+
 
 def split_into_windows(
     token_ids: TokenIds, context_tokens: int, overlap_tokens: int, counts: npt.NDArray[np.bool_] | None = None

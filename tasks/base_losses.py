@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
 from finf_core.errors import InputError
-from finf_core.losses import IGNORE_INDEX
 from finf_core.scores import Floats, Ints
 from finf_core.scoring import BaseNats
 from finf_core.windows import TokenIds, Window
 from tasks import storage
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, Unit
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel
 
 DIGEST_KEY = b"finf.base.digest"
 
@@ -57,10 +57,13 @@ class BaseEntry:
         end = int(self.num_targets[: index + 1].sum())
         return self.nats_N[end - self.num_targets[index] : end]
 
-    def as_base(self, windows: Sequence[Sequence[Window]]) -> BaseNats | None:
+    def as_base(self, windows: Sequence[Sequence[Any]]) -> BaseNats | None:
         """For `score_rows`; None where the rows' windows have other targets than the entry has losses."""
-        base = BaseNats(self.nats_N, np.array([_num_targets(window) for row in windows for window in row], np.int64))
-        return base if np.array_equal([sum(map(_num_targets, row)) for row in windows], self.num_targets) else None
+        if not any(isinstance(window, Window) for row in windows for window in row):  # items: each row is one example
+            return BaseNats(self.nats_N, self.num_targets)
+        base = BaseNats(self.nats_N, np.array([window.num_targets for row in windows for window in row], np.int64))
+        held = [sum(window.num_targets for window in row) for row in windows]
+        return base if np.array_equal(held, self.num_targets) else None
 
     def holds(self, other: "BaseEntry") -> bool:
         """Whether nothing of another entry, which was made by its help, is missing here."""
@@ -108,7 +111,7 @@ def read_base(uri: str) -> BaseEntry | None:
 def base_uri(model: LoadedModel, job: ScanJob, unit: Unit, with_gradients: bool) -> str:
     """Where the base losses of a unit lie that a forward pass gives, or one with gradients."""
     batch_tokens = model.gradient_batch_tokens if with_gradients else model.batch_tokens
-    return job.base_uri(unit, batch_tokens, arithmetic(model.adapter.compiled, with_gradients))
+    return job.base_uri(unit, batch_tokens, arithmetic(model.compiled, with_gradients))
 
 
 def arithmetic(compiled: bool, with_gradients: bool = False) -> str:
@@ -127,10 +130,6 @@ def arithmetic(compiled: bool, with_gradients: bool = False) -> str:
 @cache
 def _transformers_version() -> str:
     return version("transformers")  # a search through the file system
-
-
-def _num_targets(window: Window) -> int:
-    return int((window.labels != IGNORE_INDEX).sum())
 
 
 def _narrow(nats_N: Floats) -> np.ndarray:

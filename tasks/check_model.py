@@ -3,22 +3,29 @@
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
+from typing import Any
 
+from finf_core.classifier import Classifier
 from finf_core.errors import CheckpointError
 from finf_core.scoring import score_rows
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.bad_rows import sort_out_bad_rows
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel, TextModel
 from tasks.score_shards import planned_units
 
 SAMPLE_ROWS = 64
-WORSE_THAN_CHANCE_NATS = 0.3  # mean loss above log V by more: model and tokenizer do not belong together
+WORSE_THAN_CHANCE_NATS = 0.3  # mean loss above that of a uniform guess by more: something does not belong together
+WRONG = {
+    "causal_lm": "tokenizer and weights do not belong together, or the column is not text of this model's kind",
+    "classifier": "model.images or corpus.image_mode is not as in training, or labels mean other classes",
+}
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,20 @@ def check_model_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> ModelCh
     losses = score_rows(model.adapter, windows, [], model.batch_tokens)
     seconds = time.monotonic() - started
     mean_nats = float(losses.base_nats_R.sum()) / max(1, int(losses.num_targets_R.sum()))
-    chance = math.log(model.adapter.num_vocabulary)
-    if mean_nats > chance + WORSE_THAN_CHANCE_NATS:
+    num_choices = _num_choices(model, windows)
+    if num_choices is not None and mean_nats > math.log(num_choices) + WORSE_THAN_CHANCE_NATS:
         raise CheckpointError(
-            f"{job.spec.model.path}: loss {mean_nats:.2f} nats per token on {unit.shard}, chance is {chance:.2f}: "
-            "tokenizer and weights do not belong together, or the column is not text of this model's kind"
+            f"{job.spec.model.path}: loss {mean_nats:.2f} nats per target on {unit.shard}, chance is "
+            f"{math.log(num_choices):.2f}: {WRONG[job.spec.model.kind]}"
         )
     num_tokens = sum(len(window) for row in windows for window in row)
     return ModelCheck(len(rows), num_tokens, mean_nats, seconds)
+
+
+def _num_choices(model: LoadedModel, rows: Sequence[Sequence[Any]]) -> int | None:
+    """Among how many a uniform guess would choose; None where the adapter is not ours to know."""
+    if isinstance(model, TextModel):
+        return model.adapter.num_vocabulary
+    if isinstance(model.adapter, Classifier) and rows:
+        return model.adapter.num_classes(rows[0][0])
+    return None

@@ -13,10 +13,10 @@ from finf_core.precision import Precision, Trial, choose_precision
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.bad_rows import sort_out_bad_rows
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
 from tasks.encode import encode_corpus_rows, encode_query
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel
 from tasks.queries import Query, read_queries
 from tasks.score_shards import sample_units
 

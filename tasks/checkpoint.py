@@ -5,7 +5,6 @@ program too; it runs where there are chats, in Jinja's sandbox (`tasks.chat_temp
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from finf_core.spec import ModelSpec, ScanSpec
 from tasks import storage
 from tasks.chat_template import TokenizerChat, chat_of
 from tasks.checkpoint_files import check_files, check_tensors, check_weights, first_line, library_errors, read_tensors
+from tasks.loaded_model import TextModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,25 +30,6 @@ DESCRIBED_BY = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja")  # what a dige
 FROM_DISK = {"local_files_only": True, "trust_remote_code": False}  # False, not None: None asks on the terminal
 READ_BYTES = 1 << 22
 BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # on a CPU a small batch stays in its cache and holds little padding
-GRADIENT_SHARE = {"cpu": 1, "cuda": 4}  # a pass with gradients keeps what the blocks saw: so many times smaller batches
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    adapter: CausalLM
-    tokenizer: "PreTrainedTokenizerBase"
-    context_tokens: int
-    batch_tokens: int  # padded tokens in one forward pass
-    chat: Chat
-
-    def with_halved_batches(self, times: int) -> "LoadedModel":
-        """The same model; a batch is never smaller than its longest window."""
-        return replace(self, batch_tokens=max(min(self.context_tokens, self.batch_tokens), self.batch_tokens >> times))
-
-    @property
-    def gradient_batch_tokens(self) -> int:
-        """Padded tokens in one forward and backward pass."""
-        return max(1, self.batch_tokens // GRADIENT_SHARE[self.adapter.head.weight.device.type])
 
 
 def local_checkpoint(path: str) -> Path:
@@ -77,7 +58,7 @@ def digest_checkpoint(folder: Path) -> str:
     return fingerprint({file.name: digest_chunks(_chunks(file)) for file in files})
 
 
-def load_model(spec: ModelSpec, batch_tokens: int | None = None, compiled: bool | None = None) -> LoadedModel:
+def load_language_model(spec: ModelSpec, batch_tokens: int | None = None, compiled: bool | None = None) -> TextModel:
     """Load model and tokenizer on the GPU if there is one, refusing whatever would score silently wrong.
 
     Args:
@@ -111,7 +92,13 @@ def load_model(spec: ModelSpec, batch_tokens: int | None = None, compiled: bool 
     adapter = CausalLM(model.to(device), device == "cuda" if compiled is None else compiled)
     _check_tokenizer(tokenizer, adapter, spec.path)
     context_tokens, chat = _context_tokens(spec, adapter), chat_of(spec.chat_template, tokenizer)
-    return LoadedModel(adapter, tokenizer, context_tokens, batch_tokens or BATCH_TOKENS[device], chat)
+    return TextModel(
+        adapter=adapter,
+        batch_tokens=batch_tokens or BATCH_TOKENS[device],
+        context_tokens=context_tokens,
+        tokenizer=tokenizer,
+        chat=chat,
+    )
 
 
 def load_chat(spec: ScanSpec) -> Chat | None:

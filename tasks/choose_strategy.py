@@ -22,20 +22,19 @@ from finf_core.scoring import score_rows
 from finf_core.spec import Difference
 from finf_core.strategy import Counts, Strategy, choose_strategy, rows_to_keep
 from finf_core.updates import MirroredUpdate
-from finf_core.windows import Window
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.bad_rows import sort_out_bad_rows
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import Unit, read_unit
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel
 from tasks.queries import read_queries
 from tasks.score_shards import planned_units, sample_units
 
 SAMPLE_ROWS = 128
 
-Rows = Sequence[Sequence[Window]]
+Rows = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def measure_passes(model: LoadedModel, job: ScanJob, units: Sequence[Unit], num_
         )
     moving = _moving(model, job)
     num_tokens = sum(len(window) for row in windows for window in row)
-    compiled = model.adapter.compiled
+    compiled = model.compiled
     flops, seconds = _measure(lambda: score_rows(model.adapter, windows, [], model.batch_tokens), compiled)
     per_query_flops = _per_query_flops(model, job, windows, moving)
     costs = PassCosts(sum(num_rows for num_rows, _ in sample), num_tokens, flops, seconds, per_query_flops)
@@ -119,7 +118,7 @@ def measure_passes(model: LoadedModel, job: ScanJob, units: Sequence[Unit], num_
     return replace(costs, one_pass_flops=one_pass[0], one_pass_seconds=one_pass[1])
 
 
-def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> tuple[int, list[list[Window]]]:
+def _first_rows(model: LoadedModel, job: ScanJob, unit: Unit, num_rows: int) -> tuple[int, list[list[Any]]]:
     """How many rows were read, and those of them that can be scored."""
     rows = list(islice(chain.from_iterable(read_unit(unit, job.spec.corpus, model.chat)), num_rows))
     good, _ = sort_out_bad_rows(rows, unit.shard, job.spec.corpus)
@@ -148,7 +147,7 @@ def _moving(model: LoadedModel, job: ScanJob) -> dict[str, nn.Parameter]:
     moving = moving_parameters(adapter.module, update.moves)
     if update.kind not in ("kfac", "ekfac"):
         return moving
-    layers = factored_layers(adapter.module, moving, adapter.head, update.embeddings)
+    layers = factored_layers(adapter.module, moving, model.head, update.embeddings)
     return {name: parameter for name, parameter in moving.items() if name.rpartition(".")[0] in layers}
 
 
@@ -166,7 +165,7 @@ def _per_query_flops(model: LoadedModel, job: ScanJob, windows: Rows, moving: Ma
 
 def _blank(model: LoadedModel, job: ScanJob, moving: Mapping[str, nn.Parameter], num_queries: int) -> Projection:
     adapter, strategy = model.adapter, job.spec.strategy
-    layers = projectable_layers(adapter.module, moving, adapter.head)
+    layers = projectable_layers(adapter.module, moving, model.head)
     return blank_projection(last_blocks(adapter.module, layers, strategy.blocks), num_queries, strategy.rank)
 
 

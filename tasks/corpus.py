@@ -19,6 +19,7 @@ from finf_core.windows import TokenIds
 from tasks import storage
 from tasks.bounded_map import bounded_map
 from tasks.guarded_parquet import parsing
+from tasks.items import Item
 from tasks.python_values import label_values
 from tasks.row_contents import check_columns, content_columns, read_contents
 from tasks.storage_errors import parquet_errors
@@ -67,6 +68,7 @@ class CorpusRow:
     flaw: str | None = None  # why it cannot be scored
     counted: tuple[Span, ...] | None = None  # characters that count in the loss; None: all
     has_special_tokens: bool = False  # those that belong there: the tokenizer adds none
+    item: Item | None = None  # in place of text and tokens
     source: str | None = None
     date: str | None = None
 

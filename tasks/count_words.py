@@ -11,10 +11,10 @@ import pyarrow as pa
 from finf_core.lexical import LexicalIndex, QueryText, WordCounts, count_words
 from tasks import storage
 from tasks.actor_pool import ActorPool
-from tasks.checkpoint import LoadedModel
 from tasks.encode import checked_ids
 from tasks.fit_curvature import sample_corpus_rows
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel, as_text
 from tasks.queries import Query
 from tasks.row_text import row_text
 
@@ -41,7 +41,7 @@ def _sample_texts(model: LoadedModel, job: ScanJob) -> Iterator[str]:
     for shard, rows in sample_corpus_rows(model, job, SAMPLE_ROWS):
         for row in rows:
             if row.token_ids is not None:
-                checked_ids(model, row, shard)  # an id outside the vocabulary stands for no text
+                checked_ids(as_text(model), row, shard)  # an id outside the vocabulary stands for no text
             yield row_text(row, model.tokenizer)
 
 

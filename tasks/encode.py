@@ -1,7 +1,7 @@
 """Text or token ids -> windows, with a loss mask where only a part of the text counts."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,8 @@ from finf_core.errors import InputError
 from finf_core.scores import Ints
 from finf_core.spec import ModelSpec
 from finf_core.windows import TokenIds, Window, split_into_windows
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow
+from tasks.loaded_model import ItemModel, LoadedModel, TextModel, as_text
 from tasks.queries import Query
 
 PORTION_CHARACTERS = 4_000_000
@@ -30,23 +30,25 @@ class RowTokens(NamedTuple):
         return np.flatnonzero(counts_T[1:]).astype(np.int64) + 1
 
 
-def encode_rows(model: LoadedModel, spec: ModelSpec, texts: Sequence[str]) -> list[list[Window]]:
+def encode_rows(model: TextModel, spec: ModelSpec, texts: Sequence[str]) -> list[list[Window]]:
     """Each text as its windows; every token counts, and special tokens are the tokenizer's own choice."""
     return [windows_of(model, spec, ids) for ids in tokenize(model, texts)]
 
 
-def encode_corpus_rows(
-    model: LoadedModel, spec: ModelSpec, rows: Sequence[CorpusRow], shard: str
-) -> list[list[Window]]:
-    """As `encode_rows`, for rows (without flaw) that hold text or token ids; of a chat maybe only a part counts.
+def encode_corpus_rows(model: LoadedModel, spec: ModelSpec, rows: Sequence[CorpusRow], shard: str) -> list[list[Any]]:
+    """The examples of each row without flaw: windows of its text or token ids (of a chat maybe only a part counts), or
+    the one item that it is.
 
     Raises:
         InputError: a token id outside the model's vocabulary; names shard and row.
     """
+    if isinstance(model, ItemModel):
+        return [[model.example(row.item)] for row in rows if row.item is not None]
+    model = as_text(model)
     return [windows_of(model, spec, *tokens) for tokens in tokens_of(model, rows, shard)]
 
 
-def tokens_of(model: LoadedModel, rows: Sequence[CorpusRow], shard: str) -> list[RowTokens]:
+def tokens_of(model: TextModel, rows: Sequence[CorpusRow], shard: str) -> list[RowTokens]:
     """The tokens of rows without flaw: their own, checked, or those of their text."""
     if rows and rows[0].token_ids is not None:
         return [RowTokens(checked_ids(model, row, shard)) for row in rows]
@@ -62,9 +64,7 @@ def tokens_of(model: LoadedModel, rows: Sequence[CorpusRow], shard: str) -> list
     ]
 
 
-def _marked(
-    model: LoadedModel, texts: Sequence[str], special: bool
-) -> Iterator[tuple[TokenIds, npt.NDArray[np.int64]]]:
+def _marked(model: TextModel, texts: Sequence[str], special: bool) -> Iterator[tuple[TokenIds, npt.NDArray[np.int64]]]:
     """The tokens of each text, and the characters (T, 2) that each stands for."""
     encoded = model.tokenizer(texts, add_special_tokens=special, return_offsets_mapping=True, verbose=False)
     for ids, offsets in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
@@ -93,7 +93,7 @@ class ShownTokens(NamedTuple):
     end_T: Ints  # characters; never less than the one before
 
 
-def shown_tokens(model: LoadedModel, row: CorpusRow, shard: str) -> ShownTokens:
+def shown_tokens(model: TextModel, row: CorpusRow, shard: str) -> ShownTokens:
     """One row without flaw; the text of token ids is what each stands for alone, one after the other."""
     [tokens] = tokens_of(model, [row], shard)
     if row.token_ids is None:
@@ -113,7 +113,7 @@ def reaches_into(offsets_T2: npt.NDArray[np.int64], spans: Sequence[Span]) -> np
     return counts_T
 
 
-def checked_ids(model: LoadedModel, row: CorpusRow, shard: str) -> TokenIds:
+def checked_ids(model: TextModel, row: CorpusRow, shard: str) -> TokenIds:
     ids, num_vocabulary = row.token_ids, model.adapter.num_vocabulary
     if ids is None:
         raise InputError(f"{shard}: row {row.row}: no token ids")
@@ -126,7 +126,7 @@ def checked_ids(model: LoadedModel, row: CorpusRow, shard: str) -> TokenIds:
     return ids
 
 
-def tokenize(model: LoadedModel, texts: Sequence[str], add_special_tokens: bool = True) -> list[TokenIds]:
+def tokenize(model: TextModel, texts: Sequence[str], add_special_tokens: bool = True) -> list[TokenIds]:
     options = {"add_special_tokens": add_special_tokens, "verbose": False}
     return [
         np.asarray(ids, dtype=np.int64)
@@ -136,14 +136,17 @@ def tokenize(model: LoadedModel, texts: Sequence[str], add_special_tokens: bool 
 
 
 def windows_of(
-    model: LoadedModel, spec: ModelSpec, ids: TokenIds, counts: npt.NDArray[np.bool_] | None = None
+    model: TextModel, spec: ModelSpec, ids: TokenIds, counts: npt.NDArray[np.bool_] | None = None
 ) -> list[Window]:
     """Token ids as windows; `counts` says which of them count, by default all."""
     return split_into_windows(ids, model.context_tokens, spec.overlap_tokens, counts)
 
 
-def encode_query(model: LoadedModel, spec: ModelSpec, query: Query) -> list[Window]:
-    """Context + target, tokenised as one text; a token counts when it reaches into the target."""
+def encode_query(model: LoadedModel, spec: ModelSpec, query: Query) -> list[Any]:
+    """The query's items; or context + target, tokenised as one text: a token counts when it reaches into the target."""
+    if isinstance(model, ItemModel):
+        return [model.example(model.reader.unpack(packed)) for packed in query.items]
+    model = as_text(model)
     options = {"add_special_tokens": not query.has_special_tokens, "verbose": False}
     encoded = model.tokenizer(query.context + query.target, return_offsets_mapping=True, **options)
     ends = np.asarray([end for _, end in encoded["offset_mapping"]])

@@ -4,7 +4,7 @@ On the actor. Objects of `tasks.bundles`, with a line (`SCHEMA`) per query and r
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,11 +17,11 @@ from finf_core.scoring import target_changes
 from finf_core.spans import best_span
 from tasks import storage
 from tasks.bundles import Bundle, Line, make_bundle
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow
 from tasks.encode import ShownTokens, shown_tokens, windows_of
+from tasks.items import describe_item, picture_of
 from tasks.job import ScanJob
-from tasks.keep_rows import Place
+from tasks.loaded_model import LoadedModel, TextModel
 from tasks.queries import Query, query_excerpt, read_queries
 from tasks.read_rows import read_rows
 from tasks.shown_rows import shown_bundles
@@ -44,6 +44,7 @@ SCHEMA = pa.schema(
         ("spans", pa.list_(pa.list_(pa.int64(), 4))),  # shared words: start and stop in the query's excerpt, in `text`
         ("token_ends", pa.list_(pa.int32())),  # characters of `text`; the first token starts at 0
         ("token_ratios", pa.list_(pa.float32())),  # mirror ratio of each token; null: it has no loss
+        ("picture", pa.large_binary()),  # PNG, of a row with an image
     ]
 )
 
@@ -64,38 +65,48 @@ def explain_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
     lines = [line for lines in lines_of.values() for line in lines]
     rows = {(unit.shard, row.row): row for unit, found in read_rows(model, job, lines) for row in found}
     query_of = {query.query_id: query for query in read_queries(job.queries_uri)}
-    explained = [
-        explanation
-        for query_id, lines in lines_of.items()
-        for explanation in _explain_query(model, job, query_of[query_id], lines, rows, updates)
-    ]
+    explained: list[dict[str, Any]] = []
+    for query_id, lines in lines_of.items():
+        shown = [rows[line["shard"], line["row"]] for line in lines]
+        if isinstance(model, TextModel):
+            explanations = _explain_text(model, job, query_of[query_id], lines, shown, updates)
+        else:
+            explanations = map(_explain_item, shown)
+        for line, row, explanation in zip(lines, shown, explanations, strict=True):
+            place = {name: line[name] for name in ("query_id", "shard", "row")}
+            place |= {"source": row.source, "date": row.date and row.date[:DAY]}
+            explained.append(place | explanation)
     storage.publish_table(bundles.uri(bundle), pa.Table.from_pylist(explained, SCHEMA))
 
 
-def _explain_query(
-    model: LoadedModel,
+def _explain_item(row: CorpusRow) -> dict[str, Any]:
+    item = row.item or {}
+    text = describe_item(item)
+    whole = {"text": text, "first_character": 0, "num_characters": len(text)}
+    return whole | {"spans": [], "token_ends": [], "token_ratios": [], "picture": picture_of(item)}
+
+
+def _explain_text(
+    model: TextModel,
     job: ScanJob,
     query: Query,
     lines: Sequence[Line],
-    rows: Mapping[Place, CorpusRow],
+    shown: Sequence[CorpusRow],
     updates: UpdateReader,
 ) -> Iterator[dict[str, Any]]:
-    shown = [rows[line["shard"], line["row"]] for line in lines]
     tokens = [shown_tokens(model, row, line["shard"]) for row, line in zip(shown, lines, strict=True)]
     windows = [windows_of(model, job.spec.model, *each.tokens) for each in tokens]
     update = updates.read(query.digest)
     changes = target_changes(model.adapter, windows, update, model.batch_tokens)
     excerpt = query_excerpt(query).text
-    for line, corpus_row, row, change_N in zip(lines, shown, tokens, changes, strict=True):
+    for line, row, change_N in zip(lines, tokens, changes, strict=True):
         spans = shared_spans(excerpt, row.text)
         target_N = row.tokens.target_places()
         ratio_T = np.full(len(row.end_T), np.nan)
         ratio_T[target_N] = change_N / update.moved_nats
         is_copy = bool(spans) and line["shared"] is not None and line["shared"] >= job.spec.verdict.shared_from
         focus = _ends_of(spans) if is_copy else _best_part(row, target_N, best_span(change_N, update.num_targets))
-        place = {name: line[name] for name in ("query_id", "shard", "row")}
-        place |= {"source": corpus_row.source, "date": corpus_row.date and corpus_row.date[:DAY]}
-        yield place | explain_part(row, ratio_T, spans, part_to_show(focus, len(row.text)))
+        yield explain_part(row, ratio_T, spans, part_to_show(focus, len(row.text)))
 
 
 def _ends_of(spans: Sequence[SharedSpan]) -> Part:

@@ -4,20 +4,20 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
 from finf_core.curvature import fit_curvature as fit_on_rows
 from finf_core.moving import moving_parameters
-from finf_core.windows import Window
 from tasks.actor_pool import ActorPool
 from tasks.adam_moments import read_adam_moments
 from tasks.bad_rows import sort_out_bad_rows
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, read_unit
 from tasks.curvature_store import CurvatureCost, is_complete, publish_cost, publish_curvature
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel
 from tasks.score_shards import sample_units
 
 SAMPLE_UNITS = 64  # the sample is spread over at most this many units
@@ -54,7 +54,7 @@ def fit_on_corpus(model: LoadedModel, job: ScanJob) -> CurvatureCost:
     return cost
 
 
-def _fit(model: LoadedModel, job: ScanJob, rows: Sequence[Sequence[Window]]) -> dict[str, Tensor]:
+def _fit(model: LoadedModel, job: ScanJob, rows: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
     curvature = fit_on_rows(model.adapter, rows, job.spec.update, model.gradient_batch_tokens)
     return {} if curvature is None else curvature.tensors()
 
@@ -69,8 +69,8 @@ def _num_elements(parameters: Mapping[str, Tensor], names: Iterable[str]) -> int
     return sum(parameters[name].numel() for name in names)
 
 
-def sample_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> list[list[Window]]:
-    """The windows of `sample_corpus_rows`."""
+def sample_rows(model: LoadedModel, job: ScanJob, num_rows: int) -> list[list[Any]]:
+    """The windows, or items, of `sample_corpus_rows`."""
     sample = sample_corpus_rows(model, job, num_rows)
     return [row for shard, rows in sample for row in encode_corpus_rows(model, job.spec.model, rows, shard)]
 

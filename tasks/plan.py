@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from finf_core.spec import ScanSpec, StrategyKind
 from finf_core.strategy import StrategyCost
 from tasks.bundles import BUNDLE_QUERIES
-from tasks.checkpoint import load_model
 from tasks.choose_strategy import PassCosts, choose_by_sample, measure_passes
 from tasks.corpus import plan_units
+from tasks.load_model import load_model
 from tasks.options import RunOptions
 from tasks.resolve_inputs import find_inputs
 
@@ -51,7 +51,7 @@ def plan_scan(spec: ScanSpec, options: RunOptions, price_per_hour: float | None 
     """
     inputs = find_inputs(spec, options)
     units = list(plan_units(inputs.shards))
-    model = load_model(spec.model, options.batch_tokens, options.compiled)
+    model = load_model(spec.model, spec.corpus, options.batch_tokens, options.compiled)
     drawn_from = list(plan_units(inputs.sample))
     sample = random.Random(SAMPLE_SEED).sample(drawn_from, min(SAMPLE_UNITS, len(drawn_from)))
     costs = measure_passes(model, inputs.job, sample, len(inputs.queries))

@@ -13,9 +13,9 @@ from finf_core.projection import Projection, fit_projection, last_blocks, projec
 from finf_core.scores import Floats, sign
 from tasks import storage
 from tasks.actor_pool import ActorPool
-from tasks.checkpoint import LoadedModel
 from tasks.encode import encode_query
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel
 from tasks.queries import Query
 from tasks.tensors import read_tensors
 from tasks.update_store import UpdateReader
@@ -45,7 +45,7 @@ def project_on_actor(model: LoadedModel, job: ScanJob, queries: Sequence[Query],
             update = updates.read(query.digest)
             yield {name: direction / update.moved_nats * delta for name, delta in update.deltas.items()}
 
-    layers = projectable_layers(adapter.module, updates.read(queries[0].digest).deltas, adapter.head)
+    layers = projectable_layers(adapter.module, updates.read(queries[0].digest).deltas, model.head)
     projection = fit_projection(last_blocks(adapter.module, layers, spec.blocks), scaled, spec.rank)
     moved_Q = _own_changes(model, job, queries, projection)
     if not (moved_Q > 0).all():

@@ -14,6 +14,7 @@ from finf_core.fingerprint import fingerprint
 from finf_core.spec import QueriesSpec
 from finf_core.template import fill_template, template_columns, value_at
 from tasks import storage
+from tasks.items import ItemReader, describe_item, item_columns, pack_item
 from tasks.query_files import read_json_rows, read_parquet_rows
 
 SCHEMA = pa.schema(
@@ -23,6 +24,7 @@ SCHEMA = pa.schema(
         ("target", pa.string()),
         ("is_control", pa.bool_()),
         ("has_special_tokens", pa.bool_()),
+        ("items", pa.list_(pa.large_binary())),
     ]
 )
 EXCERPT_CHARACTERS = 1000  # of context and of target
@@ -36,26 +38,29 @@ class Query:
     target: str  # its loss moves the model
     is_control: bool = False  # known to be clean: what the others are judged by
     has_special_tokens: bool = False  # those that belong there: the tokenizer adds none
+    items: tuple[bytes, ...] = ()  # in place of text: one item, or a group of them (tasks.items); `target` describes it
 
     @property
     def digest(self) -> str:
-        """Of the text alone: the same item under another id is the same work."""
-        return fingerprint([self.context, self.target, self.has_special_tokens])
+        """Of the content alone: the same item under another id is the same work."""
+        text = [self.context, self.target, self.has_special_tokens]
+        return fingerprint([*text, list(self.items)] if self.items else text)
 
 
-def load_queries(spec: QueriesSpec, chat: Chat | None = None) -> list[Query]:
+def load_queries(spec: QueriesSpec, chat: Chat | None = None, reader: ItemReader | None = None) -> list[Query]:
     """Read and fill the templates; controls, if there are any, come last, under ids of their own.
 
     Args:
         chat: how chats become text; queries that are chats need it.
+        reader: of items, where queries are not text.
 
     Raises:
         InputError: nothing to read, a missing column, an empty target or a repeated id; names the row.
     """
-    queries = _load(spec, chat)
+    queries = _load(spec, chat, reader)
     if spec.controls is None:
         return queries
-    loaded = _load(replace(spec, path=spec.controls, limit=None), chat)
+    loaded = _load(replace(spec, path=spec.controls, limit=None), chat, reader)
     controls = [replace(each, query_id=f"control:{each.query_id}", is_control=True) for each in loaded]
     known, ids = {query.digest: query.query_id for query in queries}, {query.query_id for query in queries}
     for control in controls:
@@ -68,13 +73,17 @@ def load_queries(spec: QueriesSpec, chat: Chat | None = None) -> list[Query]:
     return queries + controls
 
 
-def _load(spec: QueriesSpec, chat: Chat | None) -> list[Query]:
+def _load(spec: QueriesSpec, chat: Chat | None, reader: ItemReader | None) -> list[Query]:
     queries: list[Query] = []
     rows_of_id: dict[str, int] = {}
-    for index, row in enumerate(_rows(spec)):
+    for index, row in enumerate(_rows(spec, reader)):
         if spec.limit is not None and index >= spec.limit:
             break
-        query = _query(spec, index, row, chat)
+        query = _query(spec, index, row, chat) if reader is None else _item_query(spec, index, row, reader)
+        if query.query_id in rows_of_id and spec.group_column is not None:
+            place = [other.query_id for other in queries].index(query.query_id)
+            queries[place] = _joined(queries[place], query)
+            continue
         if query.query_id in rows_of_id:
             first = rows_of_id[query.query_id]
             raise InputError(f"{spec.path}: rows {first} and {index} have the same id {query.query_id!r}")
@@ -104,7 +113,7 @@ def queries_table(queries: Sequence[Query]) -> pa.Table:
 
 def read_queries(uri: str) -> list[Query]:
     """What `queries_table` made, from the store."""
-    return [Query(**row) for row in storage.read_table(uri).to_pylist()]
+    return [Query(**row | {"items": tuple(row["items"])}) for row in storage.read_table(uri).to_pylist()]
 
 
 def _query(spec: QueriesSpec, index: int, row: dict[str, Any], chat: Chat | None) -> Query:
@@ -120,6 +129,22 @@ def _query(spec: QueriesSpec, index: int, row: dict[str, Any], chat: Chat | None
         raise InputError(f"{spec.path}: row {index}: the target {spec.messages_column or spec.target!r} is empty")
     has_special_tokens = spec.messages_column is not None and chat is not None and chat.has_special_tokens
     return Query(query_id, context, target, has_special_tokens=has_special_tokens)
+
+
+def _item_query(spec: QueriesSpec, index: int, row: dict[str, Any], reader: ItemReader) -> Query:
+    name = spec.group_column or spec.id_column
+    try:
+        query_id = fill_template("{" + name + "}", row) if name else str(index)
+        item = reader.read_row(row)
+        return Query(query_id, "", describe_item(item), items=(pack_item(item),))
+    except InputError as error:
+        raise InputError(f"{spec.path}: row {index}: {error}") from error
+
+
+def _joined(group: Query, query: Query) -> Query:
+    """A group and one more item of it; only what all have in common describes it."""
+    target = group.target if group.target == query.target else ""
+    return replace(group, target=target, items=group.items + query.items)
 
 
 def _surrogate(text: str) -> int | None:
@@ -141,8 +166,8 @@ def _context_and_target(spec: QueriesSpec, row: dict[str, Any], chat: Chat | Non
     return fill_template(spec.context, row), fill_template(spec.target, row)
 
 
-def _rows(spec: QueriesSpec) -> Iterator[dict[str, Any]]:
-    columns = _columns(spec)  # a bad template is refused before anything is read
+def _rows(spec: QueriesSpec, reader: ItemReader | None) -> Iterator[dict[str, Any]]:
+    columns = _columns(spec, reader)  # a bad template is refused before anything is read
     suffix = "." + spec.path.rsplit(".", 1)[-1]
     if suffix not in (PARQUET, *JSON):
         yield from _stream(spec.path)
@@ -151,8 +176,10 @@ def _rows(spec: QueriesSpec) -> Iterator[dict[str, Any]]:
         yield from read_parquet_rows(item, columns) if suffix == PARQUET else read_json_rows(item)
 
 
-def _columns(spec: QueriesSpec) -> list[str]:
+def _columns(spec: QueriesSpec, reader: ItemReader | None) -> list[str]:
     """The columns that a query is made of."""
+    if reader is not None:
+        return [*item_columns(reader.corpus), *filter(None, (spec.id_column, spec.group_column))]
     named = [spec.messages_column, spec.choices_column, spec.answer_column, spec.id_column]
     made = {"choices", "answer", "answer_label"} if spec.choices_column else set()
     templates = [] if spec.messages_column else template_columns(spec.context + spec.target)

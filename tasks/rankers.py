@@ -9,7 +9,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
@@ -22,9 +22,8 @@ from finf_core.scoring import BaseNats, score_rows
 from finf_core.spec import RankSpec
 from finf_core.strategy import group_queries
 from finf_core.updates import MirroredUpdate
-from finf_core.windows import Window
-from tasks.checkpoint import LoadedModel
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel
 from tasks.project_updates import read_projection
 from tasks.queries import Query
 from tasks.update_store import UpdateReader
@@ -46,7 +45,7 @@ class Ranker(Protocol):
     def uses_base(self) -> bool: ...  # or makes its own, in a pass with gradients
 
     def rank_windows(
-        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+        self, rows: Sequence[Sequence[Any]], base: BaseNats | None = None, overlap: Overlap | None = None
     ) -> RankedRows: ...
 
 
@@ -61,7 +60,7 @@ class EveryQuery:
         self.queries, self.updates = queries, updates
 
     def rank_windows(
-        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+        self, rows: Sequence[Sequence[Any]], base: BaseNats | None = None, overlap: Overlap | None = None
     ) -> RankedRows:
         numbers: list[tuple[float, int]] = []  # filled while the updates stream by: each is read once
         losses = score_rows(self.model.adapter, rows, self._stream(numbers), self.model.batch_tokens, base=base)
@@ -87,7 +86,7 @@ class OnePass:
         self.num_targets_Q = np.array([updates.numbers(query.digest)["num_targets"] for query in queries])
 
     def rank_windows(
-        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+        self, rows: Sequence[Sequence[Any]], base: BaseNats | None = None, overlap: Overlap | None = None
     ) -> RankedRows:
         changes = row_changes(self.model.adapter, rows, self.projection, self.model.gradient_batch_tokens)
         return rank_changes(changes, self.moved_Q, self.num_targets_Q, self.rank, overlap)
@@ -105,7 +104,7 @@ class Grouped:
         self.position = {query.query_id: index for index, query in enumerate(queries)}
 
     def rank_windows(
-        self, rows: Sequence[Sequence[Window]], base: BaseNats | None = None, overlap: Overlap | None = None
+        self, rows: Sequence[Sequence[Any]], base: BaseNats | None = None, overlap: Overlap | None = None
     ) -> RankedRows:
         numbers: list[tuple[float, int]] = []
         updates = self._group_updates(numbers)

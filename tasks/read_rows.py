@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from tasks.bundles import Line
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, Unit, read_unit
 from tasks.job import ScanJob
 from tasks.keep_rows import unit_of_line
+from tasks.loaded_model import LoadedModel
 
 
 def read_rows(model: LoadedModel, job: ScanJob, lines: Iterable[Line]) -> Iterator[tuple[Unit, list[CorpusRow]]]:

@@ -1,5 +1,6 @@
 """The queries of a report: each with its verdict, its rows, and what was explained of them."""
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -9,12 +10,14 @@ import pyarrow as pa
 from finf_core.report.hits import count_places, is_copy
 from tasks import storage
 from tasks.corpus import shards_from_table
+from tasks.items import ItemReader, picture_of
 from tasks.job import ScanJob
-from tasks.queries import query_excerpt, read_queries
+from tasks.queries import Query, query_excerpt, read_queries
 from tasks.shown_rows import shown_bundles
 
 JUDGED = ("max_mirror_ratio", "max_shared", "statistic", "p_value", "q_value", "loss_q_value", "leaked", "outcome")
 MOST_PLACES = 50
+MOST_PICTURES = 12  # of a group of items
 MOST_EXCERPTS = 20_000  # of listed rows; where there are more, only a query's first row and those shown have one
 
 Section = dict[str, Any]
@@ -25,12 +28,16 @@ def query_sections(
 ) -> list[Section]:
     """One for each query that is judged, in their order; of its rows copies first, then those that are shown."""
     rows_of = _rows_of(job)
-    excerpts = {query.query_id: query_excerpt(query) for query in read_queries(job.queries_uri)}
+    queries = read_queries(job.queries_uri)
+    excerpts = {query.query_id: query_excerpt(query) for query in queries}
+    reader = ItemReader(job.spec.corpus)
+    pictures_of = {query.query_id: list(_pictures(query, reader)) for query in queries if query.items}
     return [
         {
             "query_id": verdict["query_id"],
             "text_excerpt": excerpts[verdict["query_id"]].text,
             "context_characters": excerpts[verdict["query_id"]].context_characters,
+            "pictures": pictures_of.get(verdict["query_id"], []),
             "num_targets": verdict["num_targets"],
             "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
             "moved_nats_per_target": verdict["moved_nats"],
@@ -42,6 +49,16 @@ def query_sections(
         }
         for verdict in verdicts
     ]
+
+
+def _pictures(query: Query, reader: ItemReader) -> Iterator[str]:
+    for packed in query.items[:MOST_PICTURES]:
+        if (picture := _base64(picture_of(reader.unpack(packed)))) is not None:
+            yield picture
+
+
+def _base64(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
 
 
 def places(job: ScanJob, sections: Sequence[Section], verdict: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,4 +94,4 @@ def _evidence(table: pa.Table) -> Iterator[tuple[tuple[str, str, int], Section]]
     for line in table.to_pylist():
         key = tuple(line.pop(name) for name in ("query_id", "shard", "row"))
         ratios = [None if ratio is None else round(ratio, 3) for ratio in line["token_ratios"]]
-        yield key, line | {"token_ratios": ratios}
+        yield key, line | {"token_ratios": ratios, "picture": _base64(line["picture"])}

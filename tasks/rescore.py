@@ -5,31 +5,28 @@ On the actor. What the rows cost the base model is known from the first pass; wh
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from finf_core.errors import StorageError
 from finf_core.lexical import LexicalIndex, QueryText, WordCounts
-from finf_core.losses import IGNORE_INDEX
 from finf_core.ranking import rank_rows
 from finf_core.scores import Floats, Others
 from finf_core.scoring import BaseNats, score_rows
 from finf_core.top_k import CANDIDATES, merge_top
 from finf_core.updates import MirroredUpdate
-from finf_core.windows import Window
 from tasks import storage
 from tasks.base_losses import base_uri, read_base
 from tasks.bundles import SECONDS_KEY, Bundle, Line, kept_bundles, make_bundle
 from tasks.candidates import candidates_table
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow
 from tasks.count_words import read_word_counts
 from tasks.encode import encode_corpus_rows
 from tasks.job import ScanJob
 from tasks.keep_rows import Place
+from tasks.loaded_model import ItemModel, LoadedModel
 from tasks.queries import Query, read_queries
 from tasks.read_rows import read_rows
 from tasks.row_text import row_text
@@ -38,7 +35,7 @@ from tasks.update_store import UpdateReader
 
 class KeptRow(NamedTuple):
     row: CorpusRow
-    windows: list[Window]
+    windows: list[Any]  # or the item that it is
     base_nats_N: Floats | None  # of its targets, where they are known
 
 
@@ -89,9 +86,11 @@ def _known_base(kept: Sequence[KeptRow], model: LoadedModel) -> BaseNats | None:
     They come from another batch plan. In coarse weights that is another rounding, so there they are taken anew.
     """
     nats = [row.base_nats_N for row in kept if row.base_nats_N is not None]
-    num_targets_E = [int((window.labels != IGNORE_INDEX).sum()) for row in kept for window in row.windows]
-    is_coarse = model.adapter.head.weight.dtype not in (torch.float32, torch.float64)
-    if is_coarse or len(nats) < len(kept) or sum(map(len, nats)) != sum(num_targets_E):
+    if isinstance(model, ItemModel):
+        num_targets_E = [len(each) for each in nats]
+    else:
+        num_targets_E = [window.num_targets for row in kept for window in row.windows]
+    if model.is_coarse or len(nats) < len(kept) or sum(map(len, nats)) != sum(num_targets_E):
         return None
     return BaseNats(np.concatenate(nats), np.array(num_targets_E, dtype=np.int64))
 

@@ -10,9 +10,11 @@ from finf_core.errors import CheckpointError, InputError
 from finf_core.fingerprint import digest_chunks, fingerprint
 from finf_core.spec import CorpusSpec, ScanSpec
 from tasks import storage
-from tasks.checkpoint import digest_checkpoint, load_chat, local_checkpoint
+from tasks.checkpoint import load_chat
 from tasks.corpus import Shard, list_shards, shards_table
+from tasks.items import ItemReader
 from tasks.job import ScanJob
+from tasks.load_model import digest_model
 from tasks.options import RunOptions
 from tasks.queries import Query, load_queries, queries_table
 from tasks.query_sets import QuerySet
@@ -37,11 +39,12 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
     Raises:
         InputError, CheckpointError: an input is missing or unusable.
     """
-    model_digest = digest_checkpoint(local_checkpoint(spec.model.path))
+    model_digest = digest_model(spec.model)
     if spec.model.digest not in (None, model_digest):
         raise CheckpointError(f"{spec.model.path}: its digest is {model_digest}, the config wants {spec.model.digest}")
     place = spec.corpus.sample
-    shards, queries = _shards_with_rows(spec.corpus), load_queries(spec.queries, load_chat(spec))
+    reader = None if spec.corpus.is_text else ItemReader(spec.corpus)
+    shards, queries = _shards_with_rows(spec.corpus), load_queries(spec.queries, load_chat(spec), reader)
     sample = shards if place is None else _shards_with_rows(replace(spec.corpus, path=place))
     if spec.rank.by == "control_z" and len(queries) < MIN_QUERIES_FOR_Z:
         raise InputError(

@@ -13,6 +13,7 @@ from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec
 from finf_core.template import fill_template, template_columns
 from finf_core.windows import TokenIds
+from tasks.items import Item, ItemReader, item_columns
 from tasks.python_values import UNREADABLE, python_values
 
 NOT_UTF8 = "text is not valid UTF-8"
@@ -26,24 +27,27 @@ class Content(NamedTuple):
     flaw: str | None = None
     counted: tuple[Span, ...] | None = None  # characters that count in the loss; None: all
     has_special_tokens: bool = False  # those that belong there: the tokenizer adds none
+    item: Item | None = None  # in place of text and tokens: an image, or columns for a model of one's own
 
 
 def content_columns(corpus: CorpusSpec) -> list[str]:
     """The columns that are read to score a row."""
     key, value = corpus.content
+    if not corpus.is_text:
+        return item_columns(corpus)
     return list(dict.fromkeys(template_columns(value))) if key == "text_template" else [value]
 
 
 def check_columns(schema: pa.Schema, corpus: CorpusSpec, uri: str) -> None:
     """Raises InputError: a column is missing or holds something else; names file and column."""
     key, _ = corpus.content
-    named = [(key, name) for name in content_columns(corpus)]
+    named = [("label_column" if name == corpus.label_column else key, name) for name in content_columns(corpus)]
     for of_key, name in [*named, *corpus.labels.items()]:
         if find_column(schema, name) is None:
             there = describe_columns(schema)
             raise InputError(f"{uri}: no column {name!r} (corpus.{of_key}); the columns are {there}")
-    is_right, wanted = KINDS[key]
-    for _, name in named:
+    for of_key, name in named:
+        is_right, wanted = KINDS[of_key]
         found = find_column(schema, name)
         if found is not None and not is_right(found.kind):
             raise InputError(f"{uri}: column {name!r} holds {found.kind}, not {wanted}")
@@ -57,6 +61,9 @@ def read_contents(table: pa.Table, corpus: CorpusSpec, chat: Chat | None) -> Ite
     """
     key, value = corpus.content
     most = corpus.max_row_bytes
+    if not corpus.is_text:
+        found = ItemReader(corpus).read_table(table)
+        return (Content(flaw=each) if isinstance(each, str) else Content(item=each) for each in found)
     if key == "text_template":
         return _filled(table, value, most)
     column = take_column(table, value)
@@ -175,9 +182,30 @@ def _holds_messages(kind: pa.DataType) -> bool:
     return any(all(name in fields and _is_text(fields[name]) for name in names) for names in FIELDS)
 
 
+def _holds_images(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.ExtensionType):  # the array features of `datasets`
+        return _holds_images(kind.storage_type)
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" and _is_binary(field.type) for field in kind)
+    while _is_list(kind):
+        kind = kind.value_type
+    return _is_binary(kind) or bool(pa.types.is_integer(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _is_anything(kind: pa.DataType) -> bool:
+    return True
+
+
 KINDS: dict[str, tuple[Callable[[pa.DataType], bool], str]] = {
     "text_column": (_is_text, "text"),
     "tokens_column": (_holds_token_ids, "lists of token ids (integers)"),
     "messages_column": (_holds_messages, "lists of {role, content} or {from, value}, both text"),
     "text_template": (_is_text_or_number, "text or numbers"),
+    "image_column": (_holds_images, "images: bytes, {bytes, path}, or lists of integers"),
+    "label_column": (pa.types.is_integer, "classes (integers)"),
+    "columns": (_is_anything, "anything"),
 }

@@ -2,19 +2,20 @@
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from finf_core.lexical import LexicalIndex, Overlap
 from finf_core.ranking import RankedRows
 from finf_core.scoring import BaseNats
-from finf_core.windows import TokenIds, Window
+from finf_core.windows import TokenIds
 from tasks.bad_rows import Skipped, sort_out_bad_rows
 from tasks.base_losses import BaseEntry
-from tasks.checkpoint import LoadedModel
 from tasks.corpus import CorpusRow, Unit, read_unit
-from tasks.encode import RowTokens, tokens_of, windows_of
+from tasks.encode import RowTokens, encode_corpus_rows, tokens_of, windows_of
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel, TextModel
 from tasks.row_text import row_text
 
 GROUPS_AHEAD = 2  # row groups that wait, ready, while one is scored
@@ -28,7 +29,7 @@ class RowGroup:
     good: list[CorpusRow]
     skipped: list[Skipped]
     token_ids: list[TokenIds]
-    windows: list[list[Window]]
+    windows: list[list[Any]]
     base: BaseNats | None  # where it is cached
     overlap: Overlap | None  # with the queries' words, where they are compared
 
@@ -64,8 +65,11 @@ def prepare_row_groups(
 
 def _encode(
     model: LoadedModel, job: ScanJob, good: Sequence[CorpusRow], shard: str, entry: BaseEntry | None
-) -> tuple[list[TokenIds], list[list[Window]], BaseNats | None]:
+) -> tuple[list[TokenIds], list[list[Any]], BaseNats | None]:
     """Token ids, windows and base losses, as far as the cache holds them; an entry that does not fit is not used."""
+    if not isinstance(model, TextModel):
+        items = encode_corpus_rows(model, job.spec.model, good, shard)
+        return [], items, None if entry is None else entry.as_base(items)
     ids = None if entry is None else entry.token_ids
     tokens = tokens_of(model, good, shard) if ids is None else [RowTokens(each) for each in ids]
     windows = [windows_of(model, job.spec.model, *each) for each in tokens]

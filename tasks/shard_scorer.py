@@ -29,7 +29,6 @@ from tasks.bundles import Bundle
 from tasks.candidates import candidates_table
 from tasks.check_model import ModelCheck, check_model_on_rows
 from tasks.check_precision import PrecisionCheck, check_precision_on_rows, read_precision_check
-from tasks.checkpoint import LoadedModel, load_model
 from tasks.choose_strategy import choose_on_rows
 from tasks.corpus import CorpusRow, Unit
 from tasks.count_words import count_on_sample, lexical_index
@@ -37,6 +36,8 @@ from tasks.curvature_store import CurvatureCost, read_curvature
 from tasks.explain import explain_bundle
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
+from tasks.load_model import load_model
+from tasks.loaded_model import LoadedModel
 from tasks.project_updates import project_on_actor
 from tasks.queries import Query, read_queries
 from tasks.query_sets import Share, job_of_set, queries_of_set
@@ -67,7 +68,7 @@ class ShardScorer:
         self.asked: dict[tuple[str, int], Asked] = {}  # by the digest of the set and the tokens of a batch
         self.halvings = 0  # of the batches, since memory was short
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the cores are torch's
-        self.model = load_model(job.spec.model, job.batch_tokens, job.compiled)
+        self.model = load_model(job.spec.model, job.spec.corpus, job.batch_tokens, job.compiled)
 
     def ping(self) -> str:
         return "ready"
@@ -197,7 +198,8 @@ class ShardScorer:
         )
         receipt = UnitReceipt(group.num_rows, group.num_tokens, int(ranked.num_targets_R.sum()), 0.0, tuple(skipped))
         corpus = self.job.spec.corpus
-        with_tokens = self.job.cache_tokens and corpus.tokens_column is None and corpus.loss_on == "all"
+        with_tokens = self.job.cache_tokens and corpus.is_text and corpus.tokens_column is None
+        with_tokens = with_tokens and corpus.loss_on == "all"
         return table, ranked.counts_QK, receipt, group.base_entry(ranked, with_tokens), ranked.row_ratio_RQ
 
     def _unscored(self, shard: str, rows: Sequence[CorpusRow], num_targets_R: Ints, not_finite: Ints) -> list[Skipped]:

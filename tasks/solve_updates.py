@@ -5,9 +5,9 @@ from finf_core.errors import InputError
 from finf_core.updates import mirrored_update
 from tasks import storage
 from tasks.actor_pool import ActorPool
-from tasks.checkpoint import LoadedModel
 from tasks.encode import encode_query
 from tasks.job import ScanJob
+from tasks.loaded_model import LoadedModel
 from tasks.progress import Meter
 from tasks.queries import Query, read_queries
 from tasks.update_store import publish_update

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from finf_core.errors import CheckpointError, FinfError, InputError
 from finf_core.spec import ModelSpec, ScanSpec
-from tasks.checkpoint import load_model
+from tasks.checkpoint import load_language_model
 from tasks.plan import plan_scan
 from tasks.resolve_inputs import find_inputs, read_job, resolve_inputs
 
@@ -149,7 +149,7 @@ def test_a_tokenizer_that_is_larger_than_the_model_is_refused(checkpoint: Path) 
     ]
     (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(CheckpointError, match=r"the tokenizer has 305 tokens, the model 300: they do not match"):
-        load_model(ModelSpec(path=str(checkpoint)))
+        load_language_model(ModelSpec(path=str(checkpoint)))
 
 
 def test_a_missing_weight_is_refused_and_not_drawn_at_random(checkpoint: Path) -> None:
@@ -157,19 +157,19 @@ def test_a_missing_weight_is_refused_and_not_drawn_at_random(checkpoint: Path) -
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
-        load_model(ModelSpec(path=str(checkpoint)))
+        load_language_model(ModelSpec(path=str(checkpoint)))
 
 
 def test_truncated_weights_are_refused(checkpoint: Path) -> None:
     file = checkpoint / "model.safetensors"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=r"model\.safetensors: a header of .* in a file of 1,000"):
-        load_model(ModelSpec(path=str(checkpoint)))
+        load_language_model(ModelSpec(path=str(checkpoint)))
 
 
 def test_a_context_longer_than_the_model_is_refused(checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match=r"context_tokens = 4096, but .* was built for 128"):
-        load_model(ModelSpec(path=str(checkpoint), context_tokens=4096))
+        load_language_model(ModelSpec(path=str(checkpoint), context_tokens=4096))
 
 
 def test_a_model_that_is_nowhere_is_refused(spec: ScanSpec, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from finf_core.errors import InputError
 from finf_core.losses import IGNORE_INDEX
 from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, ScanSpec
 from tasks.chat_template import TokenizerChat
-from tasks.checkpoint import LoadedModel, load_chat, load_model
+from tasks.checkpoint import load_chat, load_language_model
 from tasks.corpus import CorpusRow
 from tasks.encode import encode_query, reaches_into, tokens_of, windows_of
+from tasks.loaded_model import TextModel
 from tasks.queries import Query, load_queries
 
 CHAT = [
@@ -36,18 +37,18 @@ SPEC = ModelSpec(path="unused")
 
 
 @pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
+def model(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     folder = with_template(tiny_checkpoint, tmp_path_factory.mktemp("chat") / "model", MARKED)
-    return load_model(ModelSpec(path=str(folder)))
+    return load_language_model(ModelSpec(path=str(folder)))
 
 
-def row_of(model: LoadedModel, plain: bool, only_assistant: bool) -> CorpusRow:
+def row_of(model: TextModel, plain: bool, only_assistant: bool) -> CorpusRow:
     chat = PlainChat() if plain else model.chat
     text, counted = chat.write(MESSAGES, only_assistant)
     return CorpusRow(0, "0", text, None, None, counted, chat.has_special_tokens)
 
 
-def test_text_tokens_and_mask_are_those_of_apply_chat_template(model: LoadedModel) -> None:
+def test_text_tokens_and_mask_are_those_of_apply_chat_template(model: TextModel) -> None:
     row = row_of(model, plain=False, only_assistant=True)
     assert row.text == model.tokenizer.apply_chat_template(CHAT, tokenize=False)
     [tokens] = tokens_of(model, [row], "shard")
@@ -58,7 +59,7 @@ def test_text_tokens_and_mask_are_those_of_apply_chat_template(model: LoadedMode
     assert 0 < tokens.counts.sum() < len(tokens.ids) / 2
 
 
-def test_of_a_chat_whose_tokens_all_count_none_is_added_or_lost(model: LoadedModel) -> None:
+def test_of_a_chat_whose_tokens_all_count_none_is_added_or_lost(model: TextModel) -> None:
     [tokens] = tokens_of(model, [row_of(model, plain=False, only_assistant=False)], "shard")
     assert tokens.counts is None
     assert tokens.ids.tolist() == model.tokenizer.apply_chat_template(CHAT)["input_ids"]
@@ -67,7 +68,7 @@ def test_of_a_chat_whose_tokens_all_count_none_is_added_or_lost(model: LoadedMod
     assert (tokens.ids == bos).sum() == 1  # the template's own: the tokenizer adds none
 
 
-def test_the_plain_format_counts_the_assistants_characters_and_no_others(model: LoadedModel) -> None:
+def test_the_plain_format_counts_the_assistants_characters_and_no_others(model: TextModel) -> None:
     row = row_of(model, plain=True, only_assistant=True)
     assert row.text == (
         "system: be red\nuser: one cat?\nassistant: two dogs\nuser: alpha: \nassistant: beta\n river \n"
@@ -82,7 +83,7 @@ def test_the_plain_format_counts_the_assistants_characters_and_no_others(model: 
 
 
 def test_every_window_of_a_long_chat_counts_only_what_the_assistant_says(tiny_checkpoint: Path) -> None:
-    model = load_model(ModelSpec(path=str(tiny_checkpoint), context_tokens=12))
+    model = load_language_model(ModelSpec(path=str(tiny_checkpoint), context_tokens=12))
     [tokens] = tokens_of(model, [row_of(model, plain=True, only_assistant=True)], "shard")
     windows = windows_of(model, ModelSpec(path="unused", overlap_tokens=4), *tokens)
     assert len(windows) > 1
@@ -140,7 +141,7 @@ def load_query(folder: Path, messages: Any, chat: Any) -> Any:
     return query
 
 
-def test_the_last_answer_is_the_target_and_all_before_it_the_context(model: LoadedModel, tmp_path: Path) -> None:
+def test_the_last_answer_is_the_target_and_all_before_it_the_context(model: TextModel, tmp_path: Path) -> None:
     query = load_query(tmp_path, [*CHAT, {"role": "user", "content": "thanks"}], model.chat)
     assert query.context + query.target + "\n" == model.tokenizer.apply_chat_template(CHAT, tokenize=False)
     assert query.target == "beta\n river <eos>"
@@ -152,7 +153,9 @@ def test_the_last_answer_is_the_target_and_all_before_it_the_context(model: Load
 
 
 def test_without_marks_the_answer_begins_where_the_prompt_for_it_ends(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    tokenizer = load_model(ModelSpec(path=str(with_template(tiny_checkpoint, tmp_path / "m", UNMARKED)))).tokenizer
+    tokenizer = load_language_model(
+        ModelSpec(path=str(with_template(tiny_checkpoint, tmp_path / "m", UNMARKED)))
+    ).tokenizer
     context, target = split_answer(TokenizerChat(tokenizer), MESSAGES)
     assert context == tokenizer.apply_chat_template(CHAT[:-1], add_generation_prompt=True, tokenize=False)
     assert target == "beta\n river <eos>\n"
@@ -161,7 +164,7 @@ def test_without_marks_the_answer_begins_where_the_prompt_for_it_ends(tiny_check
         split_answer(TokenizerChat(tokenizer), MESSAGES)
 
 
-def test_a_query_that_has_its_special_tokens_is_another_than_one_that_gets_them(model: LoadedModel) -> None:
+def test_a_query_that_has_its_special_tokens_is_another_than_one_that_gets_them(model: TextModel) -> None:
     query = Query("q", *split_answer(model.chat, MESSAGES), has_special_tokens=True)
     other = dataclasses.replace(query, has_special_tokens=False)
     assert query.digest != other.digest
@@ -169,7 +172,7 @@ def test_a_query_that_has_its_special_tokens_is_another_than_one_that_gets_them(
     assert lengths[0] < lengths[1]
 
 
-def test_a_chat_without_an_answer_is_named_by_row(model: LoadedModel, tmp_path: Path) -> None:
+def test_a_chat_without_an_answer_is_named_by_row(model: TextModel, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"queries\.parquet: row 0: no message of the assistant"):
         load_query(tmp_path, CHAT[:2], model.chat)
 
@@ -196,6 +199,6 @@ def test_a_tokenizer_without_a_template_or_without_marks_is_refused_with_the_way
 
 
 def test_messages_that_the_template_refuses_are_an_input_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    chat = load_model(ModelSpec(path=str(with_template(tiny_checkpoint, tmp_path / "strict", STRICT)))).chat
+    chat = load_language_model(ModelSpec(path=str(with_template(tiny_checkpoint, tmp_path / "strict", STRICT)))).chat
     with pytest.raises(InputError, match="the chat template refuses the messages: a user speaks first"):
         chat.write(MESSAGES, False)

@@ -8,15 +8,16 @@ from finf_core.errors import InputError
 from finf_core.losses import IGNORE_INDEX
 from finf_core.spec import ModelSpec
 from finf_core.updates import MirroredUpdate
-from tasks.checkpoint import LoadedModel, load_model
+from tasks.checkpoint import load_language_model
 from tasks.encode import encode_query, encode_rows
+from tasks.loaded_model import TextModel
 from tasks.queries import Query
 from tasks.update_store import UpdateReader, publish_update, read_update
 
 
 @pytest.fixture(scope="module")
-def model(tiny_checkpoint: Path) -> LoadedModel:
-    return load_model(ModelSpec(path=str(tiny_checkpoint)))
+def model(tiny_checkpoint: Path) -> TextModel:
+    return load_language_model(ModelSpec(path=str(tiny_checkpoint)))
 
 
 SPEC = ModelSpec(path="unused")
@@ -31,7 +32,7 @@ SPEC = ModelSpec(path="unused")
     ],
 )
 def test_the_tokens_of_the_target_count_and_no_others(
-    model: LoadedModel, context: str, target: str, counted: str
+    model: TextModel, context: str, target: str, counted: str
 ) -> None:
     [window] = encode_query(model, SPEC, Query("q", context, target))
     labels = window.labels[window.labels != IGNORE_INDEX]
@@ -40,7 +41,7 @@ def test_the_tokens_of_the_target_count_and_no_others(
     assert window.input_ids.tolist() == whole.input_ids.tolist()  # the same tokens as in the corpus
 
 
-def test_a_token_that_reaches_into_the_target_counts_whole(model: LoadedModel) -> None:
+def test_a_token_that_reaches_into_the_target_counts_whole(model: TextModel) -> None:
     text = "alpha beta river"
     *_, (start, end) = model.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     assert end - start >= 2
@@ -48,7 +49,7 @@ def test_a_token_that_reaches_into_the_target_counts_whole(model: LoadedModel) -
     assert model.tokenizer.decode(window.labels[window.labels != IGNORE_INDEX]) == text[start:end]
 
 
-def test_the_reader_keeps_what_fits_and_reads_the_rest_each_time(model: LoadedModel, tmp_path: Path) -> None:
+def test_the_reader_keeps_what_fits_and_reads_the_rest_each_time(model: TextModel, tmp_path: Path) -> None:
     weight = model.adapter.module.get_parameter("model.norm.weight")
     update = MirroredUpdate({"model.norm.weight": weight.data}, "ascent", "forward", 2.0, 3, 0.1, 0.5)
     folder = str(tmp_path)

@@ -10,7 +10,7 @@ from finf_core.chat import Message
 from finf_core.errors import InputError
 from finf_core.spec import ModelSpec
 from tasks.chat_template import TokenizerChat
-from tasks.checkpoint import load_model
+from tasks.checkpoint import load_language_model
 
 MESSAGES = [Message("user", "hi"), Message("assistant", "there")]
 WithTemplate = Callable[[str], TokenizerChat]
@@ -45,7 +45,7 @@ EMPTY = [
 @pytest.fixture(scope="module")
 def chat(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> WithTemplate:
     folder = with_template(tiny_checkpoint, tmp_path_factory.mktemp("chat") / "model", "{{ messages }}")
-    loaded = load_model(ModelSpec(path=str(folder))).chat
+    loaded = load_language_model(ModelSpec(path=str(folder))).chat
     assert isinstance(loaded, TokenizerChat)
 
     def made(template: str) -> TokenizerChat:

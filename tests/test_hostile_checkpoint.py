@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from finf_core.errors import CheckpointError
 from finf_core.spec import ModelSpec
-from tasks.checkpoint import load_model, local_checkpoint
+from tasks.checkpoint import load_language_model, local_checkpoint
 
 UP = "model.layers.1.mlp.up_proj.weight"
 
@@ -29,7 +29,7 @@ def folder(tiny_checkpoint: Path, tmp_path: Path) -> Path:
 
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as error:
-        load_model(ModelSpec(path=str(folder)))
+        load_language_model(ModelSpec(path=str(folder)))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -58,8 +58,8 @@ def test_code_in_the_folder_is_refused_by_file_and_never_runs_nor_asks_whatever_
     (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w').close()\nclass Config: pass\nclass Model: pass\n")
     program = (
         "from finf_core.errors import CheckpointError\nfrom finf_core.spec import ModelSpec\n"
-        "from tasks.checkpoint import load_model\n"
-        f"try:\n    load_model(ModelSpec(path={str(folder)!r}))\nexcept CheckpointError as error:\n    print(error)\n"
+        "from tasks.checkpoint import load_language_model as load\n"
+        f"try:\n    load(ModelSpec(path={str(folder)!r}))\nexcept CheckpointError as error:\n    print(error)\n"
     )
     home = {"HF_HOME": str(tmp_path / "home"), "PYTHONPATH": str(Path(__file__).parent.parent)}
     child = subprocess.run(
@@ -104,7 +104,7 @@ def test_an_adapter_is_refused_by_name_and_its_pickle_is_not_read(
 def test_pickles_beside_good_weights_are_not_read(folder: Path, tmp_path: Path) -> None:
     for name in ("pytorch_model.bin", "training_args.bin", "optimizer.pt"):
         (folder / name).write_bytes(pickle.dumps(Evil(tmp_path / "it-ran")))
-    load_model(ModelSpec(path=str(folder)))
+    load_language_model(ModelSpec(path=str(folder)))
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -231,7 +231,7 @@ def split_weights(folder: Path) -> dict[str, str]:
 
 
 def loaded_weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(load_model(ModelSpec(path=str(folder))).adapter.module.state_dict())
+    return dict(load_language_model(ModelSpec(path=str(folder))).adapter.module.state_dict())
 
 
 def assert_same(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:

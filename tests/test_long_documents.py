@@ -19,7 +19,7 @@ from finf_core.errors import InputError
 from finf_core.losses import IGNORE_INDEX
 from finf_core.spec import CorpusSpec
 from finf_core.windows import Window
-from tasks.checkpoint import load_model
+from tasks.checkpoint import load_language_model
 from tasks.corpus import Shard, plan_units, read_unit, shards_from_table
 from tasks.encode import encode_rows
 from tasks.job import ScanJob
@@ -66,7 +66,7 @@ def test_a_copy_across_the_windows_of_a_long_row_is_one_line_with_its_whole_span
     assert [row["row"] for row in top].count(LONG_ROW) == 1
     [found] = [row for row in top if row["row"] == LONG_ROW]
 
-    model = load_model(spec.model)
+    model = load_language_model(spec.model)
     update = read_update(job.updates_uri, read_queries(job.queries_uri)[0].digest)
     [windows] = encode_rows(model, spec.model, [LONG])
     before = target_nats(model.adapter.model, windows)

@@ -13,7 +13,7 @@ from finf_core.chat import PlainChat
 from finf_core.errors import InputError
 from finf_core.spec import QueriesSpec
 from tasks import guarded_read
-from tasks.checkpoint import load_model
+from tasks.checkpoint import load_language_model
 from tasks.encode import encode_query
 from tasks.queries import Query, load_queries, queries_table, read_queries
 from tasks.storage import publish_table
@@ -63,7 +63,7 @@ def test_what_json_may_hold_is_stored_read_back_and_tokenised(tiny_checkpoint: P
     publish_table(str(tmp_path / "stored.parquet"), queries_table(queries))
     assert read_queries(str(tmp_path / "stored.parquet")) == queries
     spec = scan_example.scan_spec(tiny_checkpoint, "c", "q").model
-    model = load_model(spec)
+    model = load_language_model(spec)
     assert all(encode_query(model, spec, query) for query in queries)
 
 

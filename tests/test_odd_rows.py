@@ -14,7 +14,7 @@ from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec
 from tasks import encode
 from tasks.bad_rows import sort_out_bad_rows
-from tasks.checkpoint import load_model
+from tasks.checkpoint import load_language_model
 from tasks.corpus import CorpusRow, list_shards, plan_units, read_unit
 from tasks.encode import tokens_of
 from tasks.show_row import read_row
@@ -108,7 +108,7 @@ def test_texts_that_are_tokenised_in_portions_have_the_tokens_of_each_alone(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encode, "PORTION_CHARACTERS", 20)
-    model = load_model(scan_example.scan_spec(tiny_checkpoint, "c", "q").model)
+    model = load_language_model(scan_example.scan_spec(tiny_checkpoint, "c", "q").model)
     texts = ["red dog", "blue dog", "stone", "cat " * 10, "", "bird"]
     counted = ((0, 3),)
     for rows in (

@@ -87,7 +87,7 @@ def test_a_scan_from_s3_to_s3_finds_the_leak_then_runs_from_cache_then_mends_wha
     names = storage.list_names(first["run"])
     assert {"spec.json", "top.parquet", "queries.parquet", "report.json", "report.html"} <= names
     artifacts = task_runs(prefect_url, "artifacts/latest")  # what the UI shows; a busy server may hold one more
-    assert [100.0] == [artifact["data"] for artifact in artifacts if artifact["key"] == "example-score-shards"]
+    assert [artifact["data"] for artifact in artifacts if artifact["key"] == "example-score-shards"] == [100.0]
 
     units, runs_before = finished_units(store), {run["id"] for run in task_runs(prefect_url, "task_runs")}
     report = storage.list_objects(storage.join(first["run"], "report.json"))

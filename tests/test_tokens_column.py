@@ -11,7 +11,7 @@ import scan_example
 
 from finf_core.errors import InputError
 from finf_core.spec import CorpusSpec, ModelSpec, ScanSpec
-from tasks.checkpoint import load_model
+from tasks.checkpoint import load_language_model
 from tasks.job import ScanJob
 from tasks.queries import read_queries
 from tasks.resolve_inputs import find_inputs, resolve_inputs
@@ -55,7 +55,7 @@ def text_spec(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def token_lists(tiny_checkpoint: Path) -> list[list[int]]:
-    lists: list[list[int]] = load_model(ModelSpec(path=str(tiny_checkpoint))).tokenizer(TEXTS)["input_ids"]
+    lists: list[list[int]] = load_language_model(ModelSpec(path=str(tiny_checkpoint))).tokenizer(TEXTS)["input_ids"]
     return lists
 
 

@@ -22,8 +22,9 @@ from finf_core.scoring import score_rows
 from finf_core.spec import ModelSpec, UpdateSpec
 from finf_core.updates import mirrored_update
 from finf_core.windows import Window
-from tasks.checkpoint import LoadedModel, load_model
+from tasks.checkpoint import load_language_model
 from tasks.encode import encode_query, encode_rows
+from tasks.loaded_model import TextModel
 
 RELEASED = UpdateSpec(kind="adam", learning_rate=5e-3)  # Ko et al., arXiv:2402.08922: one Adam step, |change|
 QUERIES_OF_KIND = {CLEAN: 15, CONTROL: 20}
@@ -81,19 +82,19 @@ def embedding_scores(folder: Path, rows: Sequence[Row], items: Items) -> Floats:
     return minilm([text for _, text in rows], [item["context"] + item["target"] for item in items])
 
 
-def _unit_gradient(model: LoadedModel, windows: Sequence[Window]) -> Tensor:
+def _unit_gradient(model: TextModel, windows: Sequence[Window]) -> Tensor:
     parameters = dict(model.adapter.module.named_parameters())
     gradient = summed_gradient(model.adapter, [model.adapter.collate([window]) for window in windows], parameters)
     parts = [gradient.get(name, torch.zeros_like(parameter)).flatten() for name, parameter in parameters.items()]
     return torch.nn.functional.normalize(torch.cat(parts), dim=0)
 
 
-def _load(folder: Path, rows: Sequence[Row]) -> tuple[LoadedModel, list[list[Window]]]:
+def _load(folder: Path, rows: Sequence[Row]) -> tuple[TextModel, list[list[Window]]]:
     spec = ModelSpec(path=str(folder / "model"))
-    model = load_model(spec)
+    model = load_language_model(spec)
     return model, encode_rows(model, spec, [text for _, text in rows])
 
 
-def _query_windows(folder: Path, model: LoadedModel, items: Items) -> Iterator[list[Window]]:
+def _query_windows(folder: Path, model: TextModel, items: Items) -> Iterator[list[Window]]:
     spec = ModelSpec(path=str(folder / "model"))
     yield from (encode_query(model, spec, item["context"], item["target"]) for item in items)

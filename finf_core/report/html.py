@@ -115,7 +115,7 @@ def _is_number(value: float | None) -> bool:
 def _policy(css: str, script: str) -> str:
     return (
         f"default-src 'none'; style-src '{_source_hash(css)}'; script-src '{_source_hash(script)}'; "
-        "base-uri 'none'; form-action 'none'"
+        "img-src data:; base-uri 'none'; form-action 'none'"
     )
 
 
