@@ -25,6 +25,7 @@ OnBadRow = Literal["fail", "skip"]
 ChatTemplate = Literal["tokenizer", "plain"]
 LossOn = Literal["all", "assistant"]
 StrategyKind = Literal["every_query", "grouped", "one_pass"]
+RunKind = Literal["scan", "attribute"]  # a leakage scan; proponents and opponents of each query
 ModelKind = Literal["causal_lm", "classifier", "own"]
 
 
@@ -239,12 +240,14 @@ class RankSpec:
     top_k: int = 20
     by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
     mirror_k: int | None = None  # rows kept by mirror ratio beside the top_k of `by`; None: as many
+    opponents_k: int = 0  # rows kept from the other end of `by`: those that the model reads better without the query
     lexical_k: int = 3  # rows kept by shared n-grams, as many by BM25 (finf_core.lexical); 0: words are not compared
     ngram_words: int = 8
 
     def __post_init__(self) -> None:
         _require(self.top_k >= 1, "rank.top_k must be at least 1")
         _require(self.mirror_k is None or self.mirror_k >= 1, "rank.mirror_k must be at least 1")
+        _require(self.opponents_k >= 0, "rank.opponents_k must not be negative")
         _require(self.lexical_k >= 0, "rank.lexical_k must not be negative")
         _require(self.ngram_words >= 1, "rank.ngram_words must be at least 1")
 
@@ -267,7 +270,7 @@ class VerdictSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ScanSpec:
-    """A leakage scan: score every row of the corpus against every query."""
+    """A run: every row of the corpus is scored against every query. What is made of the scores is its kind."""
 
     name: str
     model: ModelSpec
@@ -277,10 +280,11 @@ class ScanSpec:
     rank: RankSpec = RankSpec()
     strategy: StrategySpec = StrategySpec()
     verdict: VerdictSpec = VerdictSpec()
-    kind: Literal["scan"] = "scan"
+    kind: RunKind = "scan"
 
     def __post_init__(self) -> None:
         self._check_content()
+        _require(self.is_scan or self.queries.controls is None, "queries.controls are for verdicts: kind = 'scan'")
         _require(
             self.strategy.kind != "grouped" or self.rank.by != "control_z",
             "strategy.kind = 'grouped' cannot order by control_z: a group's pass knows no single query's ratio",
@@ -292,6 +296,10 @@ class ScanSpec:
         allowed = self.name.replace("-", "").replace("_", "")
         _require(allowed.isascii() and allowed.isalnum(), "name: letters, digits, - and _ only (it names a folder)")
         _require(len(self.name) <= 100, "name: 100 characters at most (it names a folder)")
+
+    @property
+    def is_scan(self) -> bool:
+        return self.kind == "scan"
 
     def _check_content(self) -> None:
         """That model, corpus and queries speak of the same things."""

@@ -42,13 +42,15 @@ def top_rows(values_R: Floats, k: int) -> npt.NDArray[np.int64]:
 
 
 def merge_top(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
-    """Merge candidate tables and keep each query's best rows: by `rank.by`, by mirror ratio and by shared words.
+    """Merge candidate tables and keep each query's best rows: by `rank.by` (from both ends), mirror ratio and words.
 
     Returns:
         `CANDIDATES`, ordered by query and `rank.by`. The largest mirror ratio of each query is always among them.
     """
     table = pa.concat_tables(tables)
     is_kept = is_among_best(table, rank.by, rank.top_k) | is_among_best(table, "mirror_ratio", rank.num_by_ratio)
+    if rank.opponents_k:
+        is_kept |= is_among_best(table, rank.by, rank.opponents_k, from_below=True)
     for lexical in LEXICAL if rank.lexical_k else ():
         has_words = pc.greater(table[lexical], 0).fill_null(False).to_numpy()
         is_kept |= has_words & is_among_best(table, lexical, rank.lexical_k)
@@ -56,16 +58,16 @@ def merge_top(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
     return kept.take(_order(kept, rank.by))
 
 
-def is_among_best(table: pa.Table, by: str, k: int) -> npt.NDArray[np.bool_]:
-    """Of each row, in the order of the table: whether it is one of the k best of its query."""
-    order = _order(table, by)
+def is_among_best(table: pa.Table, by: str, k: int, from_below: bool = False) -> npt.NDArray[np.bool_]:
+    """Of each row, in the order of the table: whether it is one of the k best (from below: the least) of its query."""
+    order = _order(table, by, "ascending" if from_below else "descending")
     is_among = np.empty(len(table), dtype=np.bool_)
     is_among[order.to_numpy()] = ranks(table["query_id"].take(order)) <= k
     return is_among
 
 
-def _order(table: pa.Table, by: str) -> pa.UInt64Array:
-    keys = [("query_id", "ascending"), (by, "descending"), ("shard", "ascending"), ("row", "ascending")]
+def _order(table: pa.Table, by: str, direction: str = "descending") -> pa.UInt64Array:
+    keys = [("query_id", "ascending"), (by, direction), ("shard", "ascending"), ("row", "ascending")]
     return pc.sort_indices(table, sort_keys=keys)
 
 

@@ -57,7 +57,7 @@ def demo(
 
 @app.command()
 def init(
-    kind: Annotated[str, typer.Argument(help="scan")],
+    kind: Annotated[str, typer.Argument(help="scan or attribute")],
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("finf.toml"),
     as_json: Json = False,
 ) -> None:
@@ -72,34 +72,50 @@ def init(
     _show({"config": str(path)}, as_json, f"wrote {path}; edit it, then: finf plan {path}")
 
 
-@app.command()
-def scan(
-    config: Config,
-    store: Store = "finf-store",
-    actors: Actors = None,
-    ray_address: RayAddress = None,
-    batch_tokens: BatchTokens = None,
-    strategy: StrategyKind = None,
-    cache_tokens: CacheTokens = False,
-    compiled: Compile = None,
-    retry_quarantined: Annotated[
-        bool, typer.Option("--retry-quarantined", help="Have another try at rows that this run had set aside.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Score every row against every query; exit code 3 when leakage was found, 4 when rows were set aside."""
-    from flows.scan import run_scan
-    from tasks.config import load_config
-    from tasks.read_report import read_report, report_summary
+RUNS = {
+    "scan": "Leakage: score every row against every query; exit code 3 when some leaked, 4 when rows were set aside.",
+    "attribute": "Proponents and opponents of each query among the rows; exit code 4 when rows were set aside.",
+}
 
-    options = _options(store, actors, ray_address, batch_tokens, compiled, cache_tokens)
-    run_uri = run_scan(load_config(config, strategy), replace(options, retry_quarantined=retry_quarantined))
-    report = read_report(run_uri)
-    _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
-    if report["summary"]["num_leaked"]:
-        raise typer.Exit(FOUND_LEAKAGE)
-    if report["summary"]["num_quarantined_rows"]:
-        raise typer.Exit(NOT_ALL_SCORED)
+
+def _add_run(kind: str) -> None:
+    """`finf KIND CONFIG`: all kinds of runs take the same flags."""
+
+    def run(
+        config: Config,
+        store: Store = "finf-store",
+        actors: Actors = None,
+        ray_address: RayAddress = None,
+        batch_tokens: BatchTokens = None,
+        strategy: StrategyKind = None,
+        cache_tokens: CacheTokens = False,
+        compiled: Compile = None,
+        retry_quarantined: Annotated[
+            bool, typer.Option("--retry-quarantined", help="Have another try at rows that this run had set aside.")
+        ] = False,
+        as_json: Json = False,
+    ) -> None:
+        from flows.scan import run_scan
+        from tasks.config import load_config
+        from tasks.read_report import read_report, report_summary
+
+        options = _options(store, actors, ray_address, batch_tokens, compiled, cache_tokens)
+        spec = load_config(config, strategy)
+        if spec.kind != kind:
+            raise InputError(f"{config}: kind = {spec.kind!r}; run: finf {spec.kind} {config}")
+        run_uri = run_scan(spec, replace(options, retry_quarantined=retry_quarantined))
+        report = read_report(run_uri)
+        _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
+        if report["summary"].get("num_leaked"):
+            raise typer.Exit(FOUND_LEAKAGE)
+        if report["summary"]["num_quarantined_rows"]:
+            raise typer.Exit(NOT_ALL_SCORED)
+
+    app.command(kind, help=RUNS[kind])(run)
+
+
+for name in RUNS:
+    _add_run(name)
 
 
 @app.command()

@@ -67,4 +67,41 @@ copied_from = 0.5                  # mirror ratio of the best row from which a q
 shared_from = 0.5                  # share of its word sequences that one row holds, from which it does too
 """
 
-TEMPLATES = {"scan": SCAN}
+ATTRIBUTE = """\
+# Proponents and opponents of test examples. This file says what is computed; flags say where and how.
+kind = "attribute"
+name = "my-attribution"
+
+[model]                            # a classifier of images; text: `finf init scan`, any other model: docs/MODELS.md
+kind = "classifier"
+factory = "my_package.networks:build"  # your function without arguments that gives the torch module: it runs here
+path = "path/to/weights"           # folder with *.safetensors of its state dict; or s3://...
+# [model.images]                   # how a picture becomes floats, as in training; default: 0 to 1, as large as it is
+# size = 32
+# mean = [0.5, 0.5, 0.5]
+# std = [0.25, 0.25, 0.25]
+
+[corpus]
+path = "s3://bucket/train/*.parquet"
+image_column = "image"             # bytes, {bytes, path} (the image feature of `datasets`), or arrays of 0 to 255
+# image_mode = "L"                 # one channel of grey; default "RGB"
+label_column = "label"             # classes, from 0
+# id_column = "name"
+
+[queries]
+path = "test.parquet"              # test examples, with the same columns
+# id_column = "name"
+# group_column = "group"           # examples with the same value are one query
+# limit = 20
+
+[update]
+kind = "kfac"                      # or "ekfac", "diagonal", "sgd", "adam"; see `finf init scan`
+move_nats = 0.1
+
+[rank]
+top_k = 10                         # proponents
+opponents_k = 10
+by = "row_ratio"                   # or "mirror_ratio", "control_z"
+"""
+
+TEMPLATES = {"scan": SCAN, "attribute": ATTRIBUTE}

@@ -5,15 +5,15 @@ import difflib
 import math
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from finf_core.errors import InputError
-from finf_core.spec import ScanSpec
+from finf_core.spec import RunKind, ScanSpec
 from tasks.filesystems import carries_credentials
 
-KINDS: dict[str, type[ScanSpec]] = {"scan": ScanSpec}
+KINDS = get_args(RunKind)
 
 LARGEST = 2**63 - 1
 
@@ -41,7 +41,7 @@ def parse_config(table: dict[str, Any], source: str) -> ScanSpec:
     kind = table.get("kind", "scan")
     if not isinstance(kind, str) or kind not in KINDS:
         raise InputError(f"{source}: kind = {kind!r}; want one of {', '.join(KINDS)}")
-    return parse_as(KINDS[kind], table, source)
+    return parse_as(ScanSpec, table, source)
 
 
 def read_toml(path: Path, hint: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finf_core.report.visible import visible_line
-from tasks.read_report import as_written, read_report
+from tasks.read_report import as_written, read_scan
 
 Verdict = Mapping[str, Any]  # a query's section of report.json
 
@@ -37,7 +37,7 @@ def diff_runs(before_uri: str, after_uri: str) -> RunDiff:
     Raises:
         InputError: a run is not complete.
     """
-    reports = {uri: read_report(uri) for uri in (before_uri, after_uri)}
+    reports = {uri: read_scan(uri) for uri in (before_uri, after_uri)}
     with as_written(f"{before_uri} or {after_uri}"):
         return _compare(before_uri, after_uri, *(_verdicts(reports[uri]) for uri in (before_uri, after_uri)))
 

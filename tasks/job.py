@@ -111,7 +111,8 @@ class ScanJob:
     def first_pass_rank(self) -> RankSpec:
         """What the first pass keeps: by the best block of a row, where copies stand out, fewer than by `rank.by`."""
         kept = self.first_pass.rescored_rows or self.spec.rank.top_k
-        return replace(self.spec.rank, top_k=kept, mirror_k=math.ceil(kept * BLOCK_SHARE))
+        opponents = kept if self.spec.rank.opponents_k else 0
+        return replace(self.spec.rank, top_k=kept, opponents_k=opponents, mirror_k=math.ceil(kept * BLOCK_SHARE))
 
     @property
     def kept_fingerprint(self) -> str:

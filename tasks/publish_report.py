@@ -2,19 +2,21 @@
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
 from finf_core.ratio_histogram import EDGES
+from finf_core.report.gallery import render_gallery
 from finf_core.report.html import render_report
 from finf_core.report.outcomes import count_outcomes
 from finf_core.report.summary import render_junit, render_markdown
 from finf_core.spec import SCORING_VERSION, WITHOUT_CURVATURE
 from finf_core.verdict import Null, verdict_note, verdict_rule
 from tasks import storage
+from tasks.attribution import attribution
 from tasks.check_precision import describe_precision, read_precision_check
 from tasks.choose_strategy import describe_strategy, read_strategy
 from tasks.curvature_store import describe_cost, read_cost
@@ -24,18 +26,33 @@ from tasks.report_queries import places, query_sections
 
 NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
 
-RENDERED = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
+Render = Callable[[Mapping[str, Any]], str]
+OF_SCANS: dict[str, Render] = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
+OF_OTHERS: dict[str, Render] = {"report.html": render_gallery}
 
 Timing = dict[str, Any]  # stage, seconds, cached
 
 
 def publish_report(job: ScanJob, timings: Sequence[Timing]) -> str:
     """Gather every number of the run; returns the URI of report.json."""
-    report = build_report(job, timings)
-    for name, render in RENDERED.items():
+    report = build_report(job, timings) if job.spec.is_scan else build_gallery(job, timings)
+    for name, render in renderers(report).items():
         storage.publish_bytes(job.file(name), render(report).encode())
     storage.publish_bytes(job.file("report.json"), json.dumps(report, allow_nan=False).encode())
     return job.file("report.json")
+
+
+def renderers(report: Mapping[str, Any]) -> dict[str, Render]:
+    """All that is made of report.json and nothing else."""
+    return OF_SCANS if report["kind"] == "scan" else OF_OTHERS
+
+
+def build_gallery(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
+    """The mapping that report.json holds and `finf_core.report.gallery` renders."""
+    totals = json.loads(storage.read_bytes(job.file("totals.json")))
+    del totals["null"]
+    record = run_record(job, timings, totals)
+    return record | attribution(job)
 
 
 def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
@@ -44,10 +61,29 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     judged = storage.read_table(job.file("queries.parquet")).to_pylist()
     verdicts = [verdict for verdict in judged if not verdict["is_control"]]
     controls = [verdict for verdict in judged if verdict["is_control"]]
-    sample = job.spec.corpus.sample
     null = Null(**totals.pop("null"))
     section = _verdict_section(job, null, len(verdicts))
     sections = query_sections(job, verdicts, section)
+    record = run_record(job, timings, totals)
+    record["summary"] = {
+        "num_queries": len(verdicts),
+        "num_leaked": sum(verdict["leaked"] for verdict in verdicts),
+        "num_controls": len(controls),
+        "outcomes": count_outcomes([verdict["outcome"] for verdict in verdicts], bool(controls)),
+        **record["summary"],
+    }
+    return record | {
+        "verdict": section,
+        "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]) | {"of": _counted(job)},
+        "controls": [{key: each[key] for key in ("query_id", "statistic", "max_mirror_ratio")} for each in controls],
+        "queries": sections,
+        "places": places(job, sections, section),
+    }
+
+
+def run_record(job: ScanJob, timings: Sequence[Timing], totals: dict[str, Any]) -> dict[str, Any]:
+    """What every kind of run says of itself: what it was, what it read, what it left out, what it cost."""
+    sample = job.spec.corpus.sample
     quarantined = totals.pop("quarantined")
     skipped = [dict(zip(("shard", "row", "reason"), item, strict=True)) for item in totals.pop("skipped_rows")]
     return {
@@ -57,19 +93,10 @@ def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
         "finf_version": version("finf"),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "summary": {
-            "num_queries": len(verdicts),
-            "num_leaked": sum(verdict["leaked"] for verdict in verdicts),
-            "num_controls": len(controls),
-            "outcomes": count_outcomes([verdict["outcome"] for verdict in verdicts], bool(controls)),
             "seconds": sum(timing["seconds"] for timing in timings),
             "cost": _cost(job, totals),
             **totals,
         },
-        "verdict": section,
-        "histogram": _histogram([verdict["ratio_counts"] for verdict in verdicts]) | {"of": _counted(job)},
-        "controls": [{key: each[key] for key in ("query_id", "statistic", "max_mirror_ratio")} for each in controls],
-        "queries": sections,
-        "places": places(job, sections, section),
         "skipped_rows": skipped,
         "quarantined": quarantined,
         "precision": asdict(read_precision_check(job)),

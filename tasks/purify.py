@@ -26,7 +26,7 @@ from finf_core.report.visible import visible_line
 from tasks import storage
 from tasks.corpus import Shard, shards_from_table
 from tasks.job import ScanJob
-from tasks.read_report import as_written, read_report
+from tasks.read_report import as_written, read_scan
 from tasks.resolve_inputs import read_job
 from tasks.whole_documents import rest_of_documents
 
@@ -68,7 +68,7 @@ def purify(run_uri: str, out: str | None, whole_documents: bool = False) -> Puri
         InputError: the run is not complete, or `out` holds something; a shard is no longer what was scanned; whole
             documents, and the scan had no ids.
     """
-    job, report = read_job(run_uri), read_report(run_uri)
+    job, report = read_job(run_uri), read_scan(run_uri)
     shards = list(shards_from_table(storage.read_table(job.shards_uri)))
     with as_written(run_uri):
         removed = list(lines_to_remove(report, [shard.uri for shard in shards]))

@@ -10,7 +10,7 @@ import jinja2
 from finf_core.errors import InputError
 from finf_core.report.visible import visible_line
 from tasks import storage
-from tasks.publish_report import RENDERED
+from tasks.publish_report import renderers
 
 UNLIKE_OURS = (
     LookupError,
@@ -40,6 +40,18 @@ def read_report(run_uri: str) -> dict[str, Any]:
         return report
 
 
+def read_scan(run_uri: str) -> dict[str, Any]:
+    """As `read_report`, of a leakage scan.
+
+    Raises:
+        InputError: it is a run of another kind, which has no verdicts.
+    """
+    report = read_report(run_uri)
+    if report.get("kind") != "scan":
+        raise InputError(f"{run_uri}: a run of kind {report.get('kind')!r} has no verdicts; want one of `finf scan`")
+    return report
+
+
 @contextmanager
 def as_written(run_uri: str) -> Iterator[None]:
     """A block that reads what a report holds. Whoever can write to the store may have put another one there.
@@ -59,7 +71,7 @@ def as_written(run_uri: str) -> Iterator[None]:
 def render_again(run_uri: str, report: dict[str, Any]) -> None:
     """All that is made of report.json and nothing else; nothing is written unless all can be made."""
     with as_written(run_uri):
-        rendered = {name: render(report).encode() for name, render in RENDERED.items()}
+        rendered = {name: render(report).encode() for name, render in renderers(report).items()}
     for name, data in rendered.items():
         storage.publish_bytes(storage.join(run_uri, name), data)
 
@@ -67,11 +79,13 @@ def render_again(run_uri: str, report: dict[str, Any]) -> None:
 def report_summary(run_uri: str, report: dict[str, Any]) -> str:
     """The outcome in a few lines for the terminal."""
     with as_written(run_uri):
-        summary, verdict = report["summary"], report["verdict"]
-        lines = [
-            f"{summary['num_leaked']} of {summary['num_queries']} queries leaked ({verdict['rule']}); "
-            f"{summary['num_rows']:,} rows, {summary['num_tokens']:,} tokens in {summary['seconds']:.1f} s",
-        ]
+        summary = report["summary"]
+        found = report.get("headline")
+        if report["kind"] == "scan":
+            rule = report["verdict"]["rule"]
+            found = f"{summary['num_leaked']} of {summary['num_queries']} queries leaked ({rule})"
+        cost = f"{summary['num_rows']:,} rows, {summary['num_tokens']:,} tokens in {summary['seconds']:.1f} s"
+        lines = [f"{found}; {cost}"]
         if num := summary["num_quarantined_rows"]:
             lines.insert(0, f"complete except for {num:,} rows that were set aside; the report names them and says why")
         if summary["num_skipped_rows"]:

@@ -27,17 +27,16 @@ def query_sections(
     job: ScanJob, verdicts: Sequence[Mapping[str, Any]], verdict_section: Mapping[str, Any]
 ) -> list[Section]:
     """One for each query that is judged, in their order; of its rows copies first, then those that are shown."""
-    rows_of = _rows_of(job)
+    rows_of, reader = rows_of_queries(job), ItemReader(job.spec.corpus)
     queries = read_queries(job.queries_uri)
     excerpts = {query.query_id: query_excerpt(query) for query in queries}
-    reader = ItemReader(job.spec.corpus)
-    pictures_of = {query.query_id: list(_pictures(query, reader)) for query in queries if query.items}
+    pictures_of = {query.query_id: list(_pictures(query, reader)) for query in queries}
     return [
         {
             "query_id": verdict["query_id"],
             "text_excerpt": excerpts[verdict["query_id"]].text,
             "context_characters": excerpts[verdict["query_id"]].context_characters,
-            "pictures": pictures_of.get(verdict["query_id"], []),
+            "pictures": pictures_of[verdict["query_id"]],
             "num_targets": verdict["num_targets"],
             "base_nats_per_target": verdict["base_nats"] / verdict["num_targets"],
             "moved_nats_per_target": verdict["moved_nats"],
@@ -49,6 +48,25 @@ def query_sections(
         }
         for verdict in verdicts
     ]
+
+
+def asked_queries(job: ScanJob) -> Iterator[Section]:
+    """Each query with what is seen of it, and what it is to the model: for a gallery."""
+    reader = ItemReader(job.spec.corpus)
+    judged = {line["query_id"]: line for line in storage.read_table(job.file("queries.parquet")).to_pylist()}
+    for query in read_queries(job.queries_uri):
+        excerpt, numbers = query_excerpt(query), judged[query.query_id]
+        yield {
+            "title": query.query_id,
+            "text": excerpt.text,
+            "context_characters": excerpt.context_characters,
+            "pictures": list(_pictures(query, reader)),
+            "num_items": len(query.items),
+            "facts": {
+                "base loss": numbers["base_nats"] / numbers["num_targets"],
+                "unlearned by": numbers["moved_nats"],
+            },
+        }
 
 
 def _pictures(query: Query, reader: ItemReader) -> Iterator[str]:
@@ -75,7 +93,7 @@ def places(job: ScanJob, sections: Sequence[Section], verdict: Mapping[str, Any]
     return found
 
 
-def _rows_of(job: ScanJob) -> dict[str, list[Section]]:
+def rows_of_queries(job: ScanJob) -> dict[str, list[Section]]:
     """query_id -> its rows, best first, with the evidence of those that are shown."""
     evidence = {key: each for table in shown_bundles(job).results() for key, each in _evidence(table)}
     rows_of: dict[str, list[Section]] = {}

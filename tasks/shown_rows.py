@@ -55,6 +55,8 @@ def choose_shown(top: pa.Table, verdicts: pa.Table, spec: ScanSpec) -> pa.Table:
     is_shown |= _at_least(top["shared"], LEAST_SHARED) & is_among_best(top, "shared", ROWS_A_QUERY)
     is_shown |= _at_least(top["shared"], spec.verdict.shared_from)
     is_shown |= _at_least(top["mirror_ratio"], spec.verdict.copied_from)
+    if not spec.is_scan:  # all that was kept
+        is_shown = np.ones(len(top), dtype=np.bool_)
     shown = top.append_column("order", order).filter(pa.array(is_shown & order.is_valid().to_numpy()))
     counts = np.bincount(shown["order"].to_numpy(), minlength=len(asked))
     num_queries = int(np.searchsorted(np.cumsum(counts), MOST_ROWS, side="right"))

@@ -54,7 +54,7 @@ def render_report(report: Mapping[str, Any]) -> str:
 
 
 def _context(report: Mapping[str, Any]) -> dict[str, Any]:
-    css, script = ("\n".join(map(_asset, names)) for names in (_STYLES, _SCRIPTS))
+    css, script = ("\n".join(map(asset, names)) for names in (_STYLES, _SCRIPTS))
     queries = sorted(report["queries"], key=_order)
     maxima, of_controls = (_ratios(part, "max_mirror_ratio") for part in (queries, report["controls"]))
     histogram, threshold = _histogram(report["histogram"]), report["verdict"]["threshold"]
@@ -70,7 +70,7 @@ def _context(report: Mapping[str, Any]) -> dict[str, Any]:
         "strip_of": lambda query: ratio_strip(_ratios(query["top"], "mirror_ratio"), threshold),
         "css": Markup(css),
         "script": Markup(script),
-        "policy": _policy(css, script),
+        "policy": content_policy(css, script),
     }
 
 
@@ -112,7 +112,7 @@ def _is_number(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def _policy(css: str, script: str) -> str:
+def content_policy(css: str, script: str) -> str:
     return (
         f"default-src 'none'; style-src '{_source_hash(css)}'; script-src '{_source_hash(script)}'; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -123,5 +123,5 @@ def _source_hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return files("finf_core.report").joinpath(name).read_text(encoding="utf-8")
