@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,7 @@ from finf_core.classifier import Classifier, Labeled
 from finf_core.errors import CheckpointError
 from finf_core.fingerprint import digest_chunks, fingerprint
 from finf_core.images import image_features
+from finf_core.losses import ExampleLoss
 from finf_core.spec import CorpusSpec, ImagesSpec, ModelSpec
 from tasks.checkpoint import digest_checkpoint, load_language_model, local_checkpoint
 from tasks.checkpoint_files import check_weights, library_errors
@@ -89,11 +90,23 @@ class OwnItem(dict[str, Any]):
 
 
 class OwnAdapter:
-    """An adapter of somebody else's, whose `collate` is given rows as dictionaries."""
+    """An adapter of somebody else's, whose `collate` is given rows as dictionaries. All else of it is as it was."""
 
     def __init__(self, adapter: Adapter) -> None:
-        self.module, self.loss = adapter.module, adapter.loss
-        self.collate = lambda examples: adapter.collate([dict(example) for example in examples])
+        self._adapter = adapter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._adapter, name)
+
+    @property
+    def module(self) -> nn.Module:
+        return self._adapter.module
+
+    def loss(self, batch: Any) -> ExampleLoss:
+        return self._adapter.loss(batch)
+
+    def collate(self, examples: Sequence[OwnItem]) -> Any:
+        return self._adapter.collate([dict(example) for example in examples])
 
 
 def _factory(spec: ModelSpec) -> Callable[[], Any]:

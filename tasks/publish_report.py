@@ -30,6 +30,8 @@ Render = Callable[[Mapping[str, Any]], str]
 OF_SCANS: dict[str, Render] = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
 OF_OTHERS: dict[str, Render] = {"report.html": render_gallery}
 
+ANSWERS: dict[str, Callable[[ScanJob], dict[str, Any]]] = {"attribute": attribution}  # kind of run -> its sections
+
 Timing = dict[str, Any]  # stage, seconds, cached
 
 
@@ -51,8 +53,7 @@ def build_gallery(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     """The mapping that report.json holds and `finf_core.report.gallery` renders."""
     totals = json.loads(storage.read_bytes(job.file("totals.json")))
     del totals["null"]
-    record = run_record(job, timings, totals)
-    return record | attribution(job)
+    return run_record(job, timings, totals) | ANSWERS[job.spec.kind](job)
 
 
 def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
