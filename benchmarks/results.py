@@ -1,8 +1,8 @@
 """Every table of docs/RESULTS.md, made anew: `make results`.
 
 Runs the presets of `finf evaluate` and `finf verify` (what their store holds already is not made again), then
-variations of our own update on one of the problems, and writes the page. The section "Contamination" stays as it is:
-`python -m benchmarks.contamination --page docs/RESULTS.md` makes it.
+variations of our own update on one of the problems, and writes the page. The sections of other benchmarks stay as
+they are: `python -m benchmarks.contamination --page docs/RESULTS.md` makes one, mislabel and memorize make others.
 
 python -m benchmarks.results [--store FOLDER] [--page FILE] [--json]
 """
@@ -15,12 +15,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contamination.page import kept_section
+from benchmarks.page_sections import find_section
 from finf_core.errors import InputError
 from flows.environment import set_environment
 from tasks.evaluation.spec import EvaluateSpec
 
 PAGE = Path("docs/RESULTS.md")
+OF_OTHERS = ("## Contamination", "## Wrong labels", "## Memorisation")  # made by benchmarks of their own, in hours
 INTRODUCTION = Path(__file__).with_name("results_introduction.md")
 HEADINGS = {
     "digits-logreg": "Logistic regression on digits: truth by dattri",
@@ -132,8 +133,9 @@ def main() -> None:
     parts += variations_section(arguments.store)
     for preset in ("convex", "nonconvex"):
         parts += verify_section(preset, arguments.store)
-    if arguments.page.exists():  # made by benchmarks.contamination, which takes an hour
-        parts.append(kept_section(arguments.page.read_text(encoding="utf-8")))
+    if arguments.page.exists():
+        page = arguments.page.read_text(encoding="utf-8")
+        parts += [section for heading in OF_OTHERS if (section := find_section(page, heading))]
     arguments.page.write_text("\n".join(parts), encoding="utf-8")
     if arguments.json:
         print(json.dumps({"page": str(arguments.page), "num_characters": sum(map(len, parts))}))

@@ -25,7 +25,8 @@ OnBadRow = Literal["fail", "skip"]
 ChatTemplate = Literal["tokenizer", "plain"]
 LossOn = Literal["all", "assistant"]
 StrategyKind = Literal["every_query", "grouped", "one_pass"]
-RunKind = Literal["scan", "attribute"]  # a leakage scan; proponents and opponents of each query
+# a leakage scan; proponents and opponents of each query; rows by harm to clean queries
+RunKind = Literal["scan", "attribute", "mislabel"]
 ModelKind = Literal["causal_lm", "classifier", "own"]
 
 
@@ -101,6 +102,7 @@ class CorpusSpec:
     image_column: str | None = None  # images instead of text: encoded (bytes, or {bytes, path}), or arrays of 0 to 255
     image_mode: Literal["RGB", "L"] = "RGB"  # read as three channels, or as one of grey
     label_column: str | None = None  # their classes, from 0
+    label_names: tuple[str, ...] = ()  # what a report calls the classes, in order
     columns: tuple[str, ...] = ()  # for a model of kind "own": what its `collate` is given of each row
     loss_on: LossOn = "all"  # of chats: every token counts, or only what the assistant says
     id_column: str | None = None
@@ -117,6 +119,9 @@ class CorpusSpec:
         _require(
             self.loss_on == "all" or self.messages_column is not None,
             "corpus.loss_on = 'assistant' goes with corpus.messages_column",
+        )
+        _require(
+            not self.label_names or self.label_column is not None, "corpus.label_names goes with corpus.label_column"
         )
         _require(
             self.text_template is None or bool(_columns_of(self.text_template, "corpus.text_template")),
@@ -140,6 +145,9 @@ class CorpusSpec:
     @property
     def is_text(self) -> bool:
         return self.image_column is None and not self.columns
+
+    def label_name(self, label: int) -> str:
+        return self.label_names[label] if label < len(self.label_names) else str(label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +292,8 @@ class ScanSpec:
 
     def __post_init__(self) -> None:
         self._check_content()
+        if self.kind == "mislabel":
+            self._check_mislabel()
         _require(self.is_scan or self.queries.controls is None, "queries.controls are for verdicts: kind = 'scan'")
         _require(
             self.strategy.kind != "grouped" or self.rank.by != "control_z",
@@ -300,6 +310,16 @@ class ScanSpec:
     @property
     def is_scan(self) -> bool:
         return self.kind == "scan"
+
+    def _check_mislabel(self) -> None:
+        """Every row is ranked, by all its ratios: there is nothing to choose."""
+        _require(self.model.kind == "classifier", "kind = 'mislabel' wants model.kind = 'classifier': rows with labels")
+        _require(self.rank.by != "control_z", "kind = 'mislabel' ranks by harm, not by rank.by = 'control_z'")
+        _require(
+            self.strategy.kind in ("auto", "every_query"),
+            f"kind = 'mislabel' scores every row for every query: no strategy.kind = {self.strategy.kind!r}",
+        )
+        object.__setattr__(self, "strategy", replace(self.strategy, kind="every_query"))
 
     def _check_content(self) -> None:
         """That model, corpus and queries speak of the same things."""

@@ -9,6 +9,7 @@
 <store>/cache/scores-<…>/            one object per unit of work, of one set of queries; listing it tells what is done
 <store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
 <store>/cache/evidence-<…>/          what the report shows of the best rows, likewise
+<store>/cache/labels-<…>/            one object per unit of work: what the model makes of labels (tasks.judge_labels)
 """
 
 import math
@@ -158,6 +159,16 @@ class ScanJob:
         return join(self.store, "cache", f"evidence-{short(self.evidence_fingerprint)}")
 
     @property
+    def labels_fingerprint(self) -> str:
+        """Of what the model makes of the rows' labels."""
+        dtype = None if self.precision is None else self.precision.dtype
+        return fingerprint([SCORING_VERSION, "labels", self._model(), dtype, self._corpus()])
+
+    @property
+    def labels_uri(self) -> str:
+        return join(self.store, "cache", f"labels-{short(self.labels_fingerprint)}")
+
+    @property
     def projection_uri(self) -> str:
         return join(self.scores_uri, "projection.safetensors")
 
@@ -197,6 +208,11 @@ class ScanJob:
         return self.file("shown.parquet")
 
     @property
+    def suspects_uri(self) -> str:
+        """Every row, the most harmful first."""
+        return self.file("suspects.parquet")
+
+    @property
     def totals_uri(self) -> str:
         return self.file("totals.json")
 
@@ -218,4 +234,4 @@ class ScanJob:
 
     def _corpus(self) -> Any:
         """What scores depend on."""
-        return replace(self.spec.corpus, path="", sample=None, source_column=None, date_column=None)
+        return replace(self.spec.corpus, path="", sample=None, source_column=None, date_column=None, label_names=())

@@ -21,6 +21,7 @@ from tasks.check_precision import describe_precision, read_precision_check
 from tasks.choose_strategy import describe_strategy, read_strategy
 from tasks.curvature_store import describe_cost, read_cost
 from tasks.job import ScanJob
+from tasks.mislabel import mislabelled
 from tasks.queries import read_queries
 from tasks.report_queries import places, query_sections
 
@@ -30,7 +31,10 @@ Render = Callable[[Mapping[str, Any]], str]
 OF_SCANS: dict[str, Render] = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
 OF_OTHERS: dict[str, Render] = {"report.html": render_gallery}
 
-ANSWERS: dict[str, Callable[[ScanJob], dict[str, Any]]] = {"attribute": attribution}  # kind of run -> its sections
+ANSWERS: dict[str, Callable[[ScanJob], dict[str, Any]]] = {  # kind of run -> its sections
+    "attribute": attribution,
+    "mislabel": mislabelled,
+}
 
 Timing = dict[str, Any]  # stage, seconds, cached
 

@@ -36,6 +36,7 @@ from tasks.curvature_store import CurvatureCost, read_curvature
 from tasks.explain import explain_bundle
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
+from tasks.judge_labels import judge_labels_of_unit
 from tasks.load_model import load_model
 from tasks.loaded_model import LoadedModel
 from tasks.project_updates import project_on_actor
@@ -132,6 +133,9 @@ class ShardScorer:
 
     def explain(self, bundle: Bundle) -> None:
         self._in_memory(lambda model: explain_bundle(model, self.settled, bundle, self.updates))
+
+    def judge_labels(self, unit: Unit) -> int:
+        return self._in_memory(lambda model: judge_labels_of_unit(model, self.settled, unit))
 
     def score(self, unit: Unit) -> UnitReceipt:
         """All queries of the run on a unit."""

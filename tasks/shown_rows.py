@@ -16,6 +16,7 @@ from tasks.bundles import Bundles, do_bundles
 from tasks.job import ScanJob
 from tasks.keep_rows import UNIT_FIELDS, with_units
 from tasks.progress import Meter
+from tasks.queries import read_queries
 from tasks.score_shards import planned_units
 
 ROWS_A_QUERY = 3  # by rank, and as many by their words; beside them the best by mirror ratio, and every copy
@@ -35,8 +36,11 @@ def explain_rows(job: ScanJob, pool: ActorPool, meter: Meter) -> str:
 
 
 def publish_shown(job: ScanJob) -> None:
-    verdicts = storage.read_table(job.file("queries.parquet"))
-    lines = choose_shown(storage.read_table(job.file("top.parquet")), verdicts, job.spec)
+    if job.spec.kind == "mislabel":
+        lines = suspects_to_show(storage.read_table(job.suspects_uri), job)
+    else:
+        verdicts = storage.read_table(job.file("queries.parquet"))
+        lines = choose_shown(storage.read_table(job.file("top.parquet")), verdicts, job.spec)
     by_row = lines.sort_by([("shard", "ascending"), ("row", "ascending")])
     owned = with_units(by_row, planned_units(job)).sort_by([("order", "ascending"), ("rank", "ascending")])
     storage.publish_table(job.shown_uri, owned.select(["query_id", "shard", "row", "shared", *UNIT_FIELDS]))
@@ -61,6 +65,17 @@ def choose_shown(top: pa.Table, verdicts: pa.Table, spec: ScanSpec) -> pa.Table:
     counts = np.bincount(shown["order"].to_numpy(), minlength=len(asked))
     num_queries = int(np.searchsorted(np.cumsum(counts), MOST_ROWS, side="right"))
     return shown.filter(pc.less(shown["order"], num_queries))
+
+
+def suspects_to_show(suspects: pa.Table, job: ScanJob) -> pa.Table:
+    """The worst suspects, as lines of the run's first query: pictures are asked for by query."""
+    shown = suspects.slice(0, min(MOST_ROWS, job.spec.rank.top_k)).select(["shard", "row", "rank"])
+    shown = shown.set_column(0, "shard", shown["shard"].cast(pa.string()))
+    query_id = read_queries(job.queries_uri)[0].query_id
+    nothing = {"query_id": pa.array([query_id] * len(shown), pa.string()), "shared": pa.nulls(len(shown), pa.float64())}
+    for name, values in (nothing | {"order": pa.array([0] * len(shown), pa.int64())}).items():
+        shown = shown.append_column(name, values)
+    return shown
 
 
 def _at_least(values: pa.ChunkedArray, limit: float) -> npt.NDArray[np.bool_]:
