@@ -27,7 +27,15 @@ from torch import nn
 from torch.func import functional_call, jvp
 
 from benchmarks.mislabel_page import HEADING, render_section
-from benchmarks.noisy_images import NoisyImages, by_class, labelled, noisy_images, probabilities_NC, train_network
+from benchmarks.noisy_images import (
+    SHORT_EPOCHS,
+    NoisyImages,
+    by_class,
+    labelled,
+    noisy_images,
+    probabilities_NC,
+    train_network,
+)
 from benchmarks.page_sections import replace_section
 from finf_core.classifier import Classifier, Labeled
 from finf_core.curvature import fit_curvature
@@ -45,7 +53,7 @@ NUM_SINGLES = 50  # clean rows that are asked about one by one: each costs a pas
 NUM_FOLDS = 5
 BATCH_ROWS = 256
 RATES = {"short": (0.1, 0.2, 0.3, 0.4), "long": (0.2, 0.4)}
-EPOCHS = {"short": (8, 0.02), "long": (40, 0.05)}  # and the learning rate
+EPOCHS = {"short": (SHORT_EPOCHS, 0.02), "long": (40, 0.05)}  # and the learning rate
 KFAC = UpdateSpec(kind="kfac")
 BY_CLASS = {  # one query for each class of the clean rows
     "finf harm, kfac": KFAC,
