@@ -15,7 +15,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from torch.func import functional_call, jvp
 
 from benchmarks.mislabel_page import HEADING, render_section
 from benchmarks.noisy_images import (
-    SHORT_EPOCHS,
+    SETTINGS,
     NoisyImages,
     by_class,
     labelled,
@@ -38,26 +38,29 @@ from benchmarks.noisy_images import (
 )
 from benchmarks.page_sections import replace_section
 from finf_core.classifier import Classifier, Labeled
-from finf_core.curvature import fit_curvature
+from finf_core.curvature import Curvature, fit_curvature
 from finf_core.metrics import auc
 from finf_core.outliers import Outliers
 from finf_core.scores import Floats, harm, influence_score, pull, row_ratio
 from finf_core.scoring import score_rows
-from finf_core.spec import WITHOUT_CURVATURE, UpdateSpec
+from finf_core.spec import UpdateSpec
 from finf_core.updates import mirrored_update
-from tasks.verification.cnn import pixels
+from tasks.verification.cnn import TrainSettings, pixels
 from tasks.verification.images import Images
 
 NUM_CLEAN = 500
-NUM_SINGLES = 50  # clean rows that are asked about one by one: each costs a pass
+NUM_SINGLES = 25  # clean rows that are asked about one by one: each costs a pass
 NUM_FOLDS = 5
 BATCH_ROWS = 256
 RATES = {"short": (0.1, 0.2, 0.3, 0.4), "long": (0.2, 0.4)}
-EPOCHS = {"short": (SHORT_EPOCHS, 0.02), "long": (40, 0.05)}  # and the learning rate
-KFAC = UpdateSpec(kind="kfac")
+SHORT = replace(SETTINGS, filters=(8, 16), hidden=48, learning_rate=0.03)
+TRAININGS = {"short": SHORT, "long": replace(SHORT, epochs=40, learning_rate=0.06)}
+CURVATURE_ROWS = 512
+KFAC = UpdateSpec(kind="kfac", curvature_rows=CURVATURE_ROWS)
+EKFAC = UpdateSpec(kind="ekfac", curvature_rows=CURVATURE_ROWS)
 BY_CLASS = {  # one query for each class of the clean rows
     "finf harm, kfac": KFAC,
-    "finf harm, ekfac": UpdateSpec(kind="ekfac"),
+    "finf harm, ekfac": EKFAC,
     "finf harm, sgd": UpdateSpec(kind="sgd"),
 }
 AS_ONE = {  # all clean rows as one query
@@ -72,16 +75,15 @@ class Trained:
 
     data: NoisyImages
     model: nn.Module
-    epochs: int
-    learning_rate: float
+    settings: TrainSettings
     seed: int
 
 
 def measure(training: str, kind: Any, rate: float, seed: int, num_rows: int) -> dict[str, Any]:
     """Every method on one network."""
     data = noisy_images(num_rows, NUM_CLEAN, kind, rate, seed)
-    epochs, learning_rate = EPOCHS[training]
-    trained = Trained(data, train_network(data.train, epochs, learning_rate, seed), epochs, learning_rate, seed)
+    settings = TRAININGS[training]
+    trained = Trained(data, train_network(data.train, settings, seed), settings, seed)
     found, seconds = {}, {}
     started = time.monotonic()
     for name, score_N in suspicions(trained):
@@ -112,15 +114,17 @@ def suspicions(trained: Trained) -> Iterator[tuple[str, Floats]]:
     data = trained.data
     adapter, rows = Classifier(trained.model), [[row] for row in labelled(data.train)]
     clean = labelled(data.clean)
+    fitted = {spec: fit_curvature(adapter, rows[:CURVATURE_ROWS], spec, BATCH_ROWS) for spec in (KFAC, EKFAC)}
     for name, spec in BY_CLASS.items():
-        harm_N, ratio_NQ = finf_harm(adapter, rows, by_class(clean), spec)
+        harm_N, ratio_NQ = finf_harm(adapter, rows, by_class(clean), spec, fitted.get(spec))
         yield name, harm_N
         if spec is KFAC:
             yield "finf outliers, by class", Outliers(ratio_NQ, 0).score(ratio_NQ)
             yield "finf harm to the class that is hurt most", (-ratio_NQ).max(axis=1)
     for name, spec in AS_ONE.items():
-        yield name, finf_harm(adapter, rows, [clean], spec)[0]
-    harm_N, ratio_NQ = finf_harm(adapter, rows, [[row] for row in clean[:NUM_SINGLES]], KFAC)
+        yield name, finf_harm(adapter, rows, [clean], spec, fitted.get(spec))[0]
+    singles = [[row] for row in clean[:NUM_SINGLES]]
+    ratio_NQ = finf_harm(adapter, rows, singles, KFAC, fitted[KFAC])[1]
     yield f"finf harm, kfac, {NUM_SINGLES} single rows, mean", -ratio_NQ.mean(axis=1)
     yield f"finf outliers, {NUM_SINGLES} single rows", Outliers(ratio_NQ, 0).score(ratio_NQ)
     yield "gradient dot product", -gradient_dots(trained.model, data.train, data.clean)
@@ -133,11 +137,13 @@ def suspicions(trained: Trained) -> Iterator[tuple[str, Floats]]:
 
 
 def finf_harm(
-    adapter: Classifier, rows: Sequence[Sequence[Labeled]], queries: Sequence[Sequence[Labeled]], spec: UpdateSpec
+    adapter: Classifier,
+    rows: Sequence[Sequence[Labeled]],
+    queries: Sequence[Sequence[Labeled]],
+    spec: UpdateSpec,
+    curvature: Curvature | None,
 ) -> tuple[Floats, Floats]:
     """As `finf mislabel` takes it, (N,), and the rows' ratios, (N, Q)."""
-    curvature = fit_curvature(adapter, rows[: spec.curvature_rows], spec, BATCH_ROWS)
-    assert (curvature is None) == (spec.kind in WITHOUT_CURVATURE)
     updates = [mirrored_update(adapter, query, spec, curvature) for query in queries]
     losses = score_rows(adapter, rows, updates, BATCH_ROWS)
     score_NQ = influence_score(losses.base_nats_R[:, None], losses.mirrored_nats_RQ, spec.direction)
@@ -167,9 +173,7 @@ def cross_validated_NC(trained: Trained) -> Floats:
     found = np.zeros((len(images.labels_N), 10))
     fold_N = np.arange(len(images.labels_N)) % NUM_FOLDS  # rows are in random order
     for fold in range(NUM_FOLDS):
-        model = train_network(
-            images.take(np.flatnonzero(fold_N != fold)), trained.epochs, trained.learning_rate, trained.seed
-        )
+        model = train_network(images.take(np.flatnonzero(fold_N != fold)), trained.settings, trained.seed)
         held = np.flatnonzero(fold_N == fold)
         found[held] = probabilities_NC(model, images.take(held))
     return found
@@ -206,7 +210,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--trainings", nargs="+", choices=list(EPOCHS), default=list(EPOCHS))
+    parser.add_argument("--trainings", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cells", type=Path, help="keep what was measured here, a line each; measure what is missing")
     parser.add_argument("--page", type=Path, help="put the tables into this page")

@@ -9,7 +9,7 @@ Name suffixes: N rows, C classes.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -41,9 +41,8 @@ CLASS_NAMES = (
     "ankle boot",
 )
 LOOKS_LIKE = (6, 3, 4, 1, 2, 7, 0, 9, 6, 7)  # the class that each is taken for: shirt for T-shirt, sneaker for boot …
-SETTINGS = TrainSettings(filters=(16, 32), hidden=64, learning_rate=0.02, weight_decay=0.0, decays=True)
+SETTINGS = TrainSettings(filters=(16, 32), hidden=64, epochs=8, learning_rate=0.02, weight_decay=0.0, decays=True)
 
-SHORT_EPOCHS = 8
 CONFIG = """\
 kind = "mislabel"
 name = "fashion"
@@ -82,8 +81,7 @@ def noisy_images(num_train: int, num_clean: int, kind: NoiseKind, rate: float, s
     return NoisyImages(images._replace(labels_N=np.where(is_wrong_N, wrong_N, images.labels_N)), is_wrong_N, clean)
 
 
-def train_network(images: Images, epochs: int, learning_rate: float, seed: int) -> nn.Module:
-    settings = replace(SETTINGS, epochs=epochs, learning_rate=learning_rate)
+def train_network(images: Images, settings: TrainSettings, seed: int) -> nn.Module:
     labels_N = torch.from_numpy(images.labels_N)
     return train(pixels(images), labels_N, torch.ones(len(labels_N)), settings, seed).eval()
 
@@ -106,7 +104,7 @@ def network() -> nn.Module:
 def write_example(folder: Path, num_train: int, num_clean: int, kind: NoiseKind, rate: float, seed: int) -> Path:
     """Corpus, clean rows, weights and config; returns the config's path."""
     data = noisy_images(num_train, num_clean, kind, rate, seed)
-    model = train_network(data.train, SHORT_EPOCHS, SETTINGS.learning_rate, seed)
+    model = train_network(data.train, SETTINGS, seed)
     for name, images, flags_N in (("train", data.train, data.is_wrong_N), ("clean", data.clean, None)):
         (folder / name).mkdir(parents=True)
         pictures = [encode_png(pixels_P.reshape(SIDE, SIDE)) for pixels_P in images.pixels_NP]

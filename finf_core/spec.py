@@ -25,8 +25,8 @@ OnBadRow = Literal["fail", "skip"]
 ChatTemplate = Literal["tokenizer", "plain"]
 LossOn = Literal["all", "assistant"]
 StrategyKind = Literal["every_query", "grouped", "one_pass"]
-# a leakage scan; proponents and opponents of each query; rows by harm to clean queries
-RunKind = Literal["scan", "attribute", "mislabel"]
+# a leakage scan; proponents and opponents of each query; rows by harm to clean queries; rows by their own influence
+RunKind = Literal["scan", "attribute", "mislabel", "memorize"]
 ModelKind = Literal["causal_lm", "classifier", "own"]
 
 
@@ -154,7 +154,7 @@ class CorpusSpec:
 class QueriesSpec:
     """Test items. The loss is taken on `target` only; `context` stands before it and is read, not scored."""
 
-    path: str
+    path: str = ""  # only kind = "memorize" asks none
     target: str = TARGET  # a template over the columns
     context: str = ""
     messages_column: str | None = None  # chats instead of templates: the assistant's last message is the target
@@ -277,21 +277,46 @@ class VerdictSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DuplicatesSpec:
+    """Which rows count as nearly the same (kind = "memorize"): `finf_core.near_duplicates`."""
+
+    image_distance: float = 0.03  # between small grey versions: root mean square, black against white is 1
+    shared_words: float = 0.5  # share of the shorter text's word sequences (rank.ngram_words each)
+    most_rows: int = 50_000  # images are compared pair by pair; of a larger corpus no groups are sought
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.image_distance < 1, "duplicates.image_distance must lie in [0, 1)")
+        _require(0 < self.shared_words <= 1, "duplicates.shared_words must lie in (0, 1]")
+        _require(self.most_rows >= 0, "duplicates.most_rows must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanSpec:
     """A run: every row of the corpus is scored against every query. What is made of the scores is its kind."""
 
     name: str
     model: ModelSpec
     corpus: CorpusSpec
-    queries: QueriesSpec
+    queries: QueriesSpec = QueriesSpec()
     update: UpdateSpec = UpdateSpec()
     rank: RankSpec = RankSpec()
     strategy: StrategySpec = StrategySpec()
     verdict: VerdictSpec = VerdictSpec()
+    duplicates: DuplicatesSpec = DuplicatesSpec()
     kind: RunKind = "scan"
 
     def __post_init__(self) -> None:
         self._check_content()
+        has_queries = bool(self.queries.path)
+        _require(
+            has_queries or self.kind == "memorize", "queries.path is missing: the test items, with all of [queries]"
+        )
+        if self.kind == "memorize":
+            _require(not has_queries, "kind = 'memorize' asks no queries: leave [queries] out")
+            _require(
+                self.update.kind != "adam" and self.update.learning_rate is None,
+                "kind = 'memorize' takes no step: update.kind = 'adam' and update.learning_rate do not go with it",
+            )
         if self.kind == "mislabel":
             self._check_mislabel()
         _require(self.is_scan or self.queries.controls is None, "queries.controls are for verdicts: kind = 'scan'")

@@ -19,6 +19,7 @@ from finf_core.errors import FinfError
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import WITHOUT_CURVATURE, ScanSpec
 from flows.guard import guard_children
+from flows.memorize import memorize
 from flows.progress_artifact import ProgressArtifact
 from flows.progress_bar import ProgressBar
 from flows.stage import Stages
@@ -62,7 +63,7 @@ def run_scan(spec: ScanSpec, options: RunOptions) -> str:
     """
     guard_children()
     try:
-        return scan(spec, options)
+        return memorize(spec, options) if spec.kind == "memorize" else scan(spec, options)
     except TerminationSignal as stop:
         raise StoppedError from stop
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:

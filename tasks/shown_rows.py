@@ -15,6 +15,7 @@ from tasks.actor_pool import ActorPool
 from tasks.bundles import Bundles, do_bundles
 from tasks.job import ScanJob
 from tasks.keep_rows import UNIT_FIELDS, with_units
+from tasks.memorized import rows_to_show
 from tasks.progress import Meter
 from tasks.queries import read_queries
 from tasks.score_shards import planned_units
@@ -37,7 +38,11 @@ def explain_rows(job: ScanJob, pool: ActorPool, meter: Meter) -> str:
 
 def publish_shown(job: ScanJob) -> None:
     if job.spec.kind == "mislabel":
-        lines = suspects_to_show(storage.read_table(job.suspects_uri), job)
+        suspects = storage.read_table(job.suspects_uri)
+        lines = lines_to_show(suspects.slice(0, job.spec.rank.top_k), read_queries(job.queries_uri)[0].query_id)
+    elif job.spec.kind == "memorize":
+        chosen = rows_to_show(storage.read_table(job.memorized_uri), job.spec)
+        lines = pa.concat_tables([lines_to_show(rows, name, order) for order, (name, rows) in enumerate(chosen)])
     else:
         verdicts = storage.read_table(job.file("queries.parquet"))
         lines = choose_shown(storage.read_table(job.file("top.parquet")), verdicts, job.spec)
@@ -67,15 +72,13 @@ def choose_shown(top: pa.Table, verdicts: pa.Table, spec: ScanSpec) -> pa.Table:
     return shown.filter(pc.less(shown["order"], num_queries))
 
 
-def suspects_to_show(suspects: pa.Table, job: ScanJob) -> pa.Table:
-    """The worst suspects, as lines of the run's first query: pictures are asked for by query."""
-    shown = suspects.slice(0, min(MOST_ROWS, job.spec.rank.top_k)).select(["shard", "row", "rank"])
+def lines_to_show(rows: pa.Table, name: str, order: int = 0) -> pa.Table:
+    """Ranked rows, as lines of one query (or of what stands in its place): they are read again by query."""
+    shown = rows.slice(0, MOST_ROWS).select(["shard", "row", "rank"])
     shown = shown.set_column(0, "shard", shown["shard"].cast(pa.string()))
-    query_id = read_queries(job.queries_uri)[0].query_id
-    nothing = {"query_id": pa.array([query_id] * len(shown), pa.string()), "shared": pa.nulls(len(shown), pa.float64())}
-    for name, values in (nothing | {"order": pa.array([0] * len(shown), pa.int64())}).items():
-        shown = shown.append_column(name, values)
-    return shown
+    shown = shown.append_column("query_id", pa.array([name] * len(shown), pa.string()))
+    shown = shown.append_column("shared", pa.nulls(len(shown), pa.float64()))
+    return shown.append_column("order", pa.array([order] * len(shown), pa.int64()))
 
 
 def _at_least(values: pa.ChunkedArray, limit: float) -> npt.NDArray[np.bool_]:

@@ -32,6 +32,10 @@ def labels_survey(job: ScanJob) -> Survey:
     return Survey("judge labels", "judge_labels", job.labels_uri, job.labels_fingerprint)
 
 
+def memory_survey(job: ScanJob) -> Survey:
+    return Survey("measure rows", "measure_rows", job.memory_uri, job.memory_fingerprint)
+
+
 def pending_units(job: ScanJob, survey: Survey) -> Iterator[Unit]:
     """Units without a table, as the store is now."""
     done = storage.list_names(survey.folder)
