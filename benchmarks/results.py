@@ -1,8 +1,8 @@
 """Every table of docs/RESULTS.md, made anew: `make results`.
 
 Runs the presets of `finf evaluate` and `finf verify` (what their store holds already is not made again), then
-variations of our own update on one of the problems, and writes the page. The section "Contamination" stays as it is:
-`python -m benchmarks.contamination --page docs/RESULTS.md` makes it.
+variations of our own update on one of the problems, and writes the page. Sections of other benchmarks stay as they are:
+`python -m benchmarks.contamination --page docs/RESULTS.md`, likewise `benchmarks.image_leakage` and so on.
 
 python -m benchmarks.results [--store FOLDER] [--page FILE] [--json]
 """
@@ -15,7 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contamination.page import kept_section
+from benchmarks.pages import kept_sections
 from finf_core.errors import InputError
 from flows.environment import set_environment
 from tasks.evaluation.spec import EvaluateSpec
@@ -132,8 +132,8 @@ def main() -> None:
     parts += variations_section(arguments.store)
     for preset in ("convex", "nonconvex"):
         parts += verify_section(preset, arguments.store)
-    if arguments.page.exists():  # made by benchmarks.contamination, which takes an hour
-        parts.append(kept_section(arguments.page.read_text(encoding="utf-8")))
+    if arguments.page.exists():
+        parts.append(kept_sections(arguments.page.read_text(encoding="utf-8"), "\n".join(parts)))
     arguments.page.write_text("\n".join(parts), encoding="utf-8")
     if arguments.json:
         print(json.dumps({"page": str(arguments.page), "num_characters": sum(map(len, parts))}))
