@@ -1,12 +1,17 @@
 """Images from Parquet: every form gives the same pixels, and what is broken is said in a few words."""
 
 import io
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from damaged_bytes import damaged
+from fuzz_counts import NUM_EXAMPLES, tried
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from finf_core.errors import InputError
@@ -74,6 +79,19 @@ def test_an_image_of_very_many_pixels_is_refused_before_it_is_decoded() -> None:
     assert len(bomb) < 200_000
     with pytest.raises(InputError, match="more than"):
         decode_image(bomb, "L")
+
+
+FILES = [encoded(COLOUR, form) for form in ("PNG", "JPEG", "WEBP", "BMP")]
+
+
+@settings(max_examples=NUM_EXAMPLES)
+@given(damaged(FILES), st.sampled_from(["RGB", "L"]))
+def test_damaged_images_are_pixels_or_one_line(data: bytes, mode: str) -> None:
+    tried["images"] += 1
+    with suppress(InputError):
+        pixels = decode_image(data, mode)
+        assert pixels.dtype == np.uint8
+        assert pixels.ndim == (3 if mode == "RGB" else 2)
 
 
 def test_features_are_shades_less_the_mean_over_the_deviation() -> None:
