@@ -167,7 +167,8 @@ def test_the_example_of_the_docs_runs_as_it_stands(tmp_path: Path, monkeypatch: 
         adapter.loss(adapter.collate(table.to_pylist())).sum_nats.mean().backward()
         optimizer.step()
     save_network(adapter.module, Path("weights"))
-    job = run_job(parse_config(tomllib.loads(config), "docs"), tmp_path / "store").job
+    job, scorer = run_job(parse_config(tomllib.loads(config), "docs"), tmp_path / "store")
+    assert not scorer.model.adapter.module.training
     top = pq.read_table(job.file("top.parquet")).to_pylist()
     assert {sum(row["query_id"] == query_id for row in top) for query_id in "012"} == {10}
     everything = parse_config(tomllib.loads(config.replace("top_k = 5", "top_k = 200")), "docs")
