@@ -26,7 +26,7 @@ from cleanlab.rank import get_label_quality_scores
 from torch import nn
 from torch.func import functional_call, jvp
 
-from benchmarks.mislabel_page import HEADING, render_section
+from benchmarks.mislabel_page import render_section
 from benchmarks.noisy_images import (
     SETTINGS,
     NoisyImages,
@@ -36,7 +36,7 @@ from benchmarks.noisy_images import (
     probabilities_NC,
     train_network,
 )
-from benchmarks.page_sections import replace_section
+from benchmarks.pages import replace_section
 from finf_core.classifier import Classifier, Labeled
 from finf_core.curvature import Curvature, fit_curvature
 from finf_core.metrics import auc
@@ -219,7 +219,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     result: Mapping[str, Any] = measure_all(arguments.seeds, arguments.rows, arguments.trainings, arguments.cells)
     if arguments.page:
-        replace_section(arguments.page, HEADING, render_section(result))
+        arguments.page.write_text(
+            replace_section(arguments.page.read_text(encoding="utf-8"), render_section(result)), encoding="utf-8"
+        )
     if arguments.json:
         print(json.dumps(result))
 

@@ -1,8 +1,8 @@
 """Every table of docs/RESULTS.md, made anew: `make results`.
 
 Runs the presets of `finf evaluate` and `finf verify` (what their store holds already is not made again), then
-variations of our own update on one of the problems, and writes the page. The sections of other benchmarks stay as
-they are: `python -m benchmarks.contamination --page docs/RESULTS.md` makes one, mislabel and memorize make others.
+variations of our own update on one of the problems, and writes the page. Sections of other benchmarks stay as they are:
+`python -m benchmarks.contamination --page docs/RESULTS.md`, likewise `benchmarks.image_leakage` and so on.
 
 python -m benchmarks.results [--store FOLDER] [--page FILE] [--json]
 """
@@ -15,13 +15,12 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from benchmarks.page_sections import find_section
+from benchmarks.pages import kept_sections
 from finf_core.errors import InputError
 from flows.environment import set_environment
 from tasks.evaluation.spec import EvaluateSpec
 
 PAGE = Path("docs/RESULTS.md")
-OF_OTHERS = ("## Contamination", "## Wrong labels", "## Memorisation")  # made by benchmarks of their own, in hours
 INTRODUCTION = Path(__file__).with_name("results_introduction.md")
 HEADINGS = {
     "digits-logreg": "Logistic regression on digits: truth by dattri",
@@ -134,8 +133,7 @@ def main() -> None:
     for preset in ("convex", "nonconvex"):
         parts += verify_section(preset, arguments.store)
     if arguments.page.exists():
-        page = arguments.page.read_text(encoding="utf-8")
-        parts += [section for heading in OF_OTHERS if (section := find_section(page, heading))]
+        parts.append(kept_sections(arguments.page.read_text(encoding="utf-8"), "\n".join(parts)))
     arguments.page.write_text("\n".join(parts), encoding="utf-8")
     if arguments.json:
         print(json.dumps({"page": str(arguments.page), "num_characters": sum(map(len, parts))}))

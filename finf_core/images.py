@@ -20,7 +20,10 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 50_000_000  # of one image, which takes three bytes for each
 PICTURE_SIDE = 96  # of what a report shows
 # what Pillow raises of broken files
-BROKEN = (OSError, ValueError, SyntaxError, EOFError, TypeError, Image.DecompressionBombError)
+BROKEN = (
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),  # a warning may be told to be an error
+)
 
 Pixels = npt.NDArray[np.uint8]
 

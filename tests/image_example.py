@@ -1,5 +1,6 @@
 """A small image corpus of real digits with planted copies of test images, and a network that has learned it."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,12 @@ def write_example(folder: Path, form: str = "png") -> dict[str, Any]:
         "update": {"kind": "kfac"},
         "rank": {"top_k": 5},
     }
+
+
+def toml(config: dict[str, Any]) -> str:
+    """A config of plain values and sections."""
+    plain = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
+    for section, values in config.items():
+        if isinstance(values, dict):
+            plain += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    return "\n".join(plain)

@@ -15,7 +15,6 @@ from benchmarks.contamination.judge import Method, called_leaked, f1, grade, jud
 from benchmarks.contamination.leaks import leak_text, reformat_code
 from benchmarks.contamination.lexical import program_tokens, shared_ngrams, words
 from benchmarks.contamination.methods import either
-from benchmarks.contamination.page import kept_section, replace_section
 from benchmarks.contamination.rankings import Found, rank_matrix
 from benchmarks.contamination.rewordings import FUNCTION_WORDS, VALUE_WORDS, mean_rankings, renamed_item
 from benchmarks.contamination.settings import Setting, scaled
@@ -257,17 +256,3 @@ def test_weights_that_were_fitted_on_the_other_half_cannot_know_a_random_statist
     assert grade(told_nothing, truths, "functions", {"verbatim"})["auc"] < 0.65  # on its own half it would be 0.8
     assert grade(told, truths, "functions", {"verbatim"})["auc"] > 0.95
     assert told_nothing.called(0.05, truths) == set()
-
-
-# ---- the page
-
-
-def test_the_section_is_replaced_where_it_stands_and_nothing_else_changes() -> None:
-    page = "# Results\n\n## Digits\n\ntext\n"
-    first = replace_section(page, "## Contamination\n\n### F1\n\nold\n")
-    assert first == "# Results\n\n## Digits\n\ntext\n\n## Contamination\n\n### F1\n\nold\n"
-    assert kept_section(first) == "## Contamination\n\n### F1\n\nold\n"
-    followed = first + "\n## Last\n\nend\n"
-    assert replace_section(followed, "## Contamination\n\nnew\n") == followed.replace("### F1\n\nold", "new")
-    assert kept_section(followed) == kept_section(first)
-    assert kept_section(page) == ""

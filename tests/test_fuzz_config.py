@@ -15,7 +15,7 @@ from finf_core.errors import InputError
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import ScanSpec
 from flows.config_template import SCAN
-from tasks.config import load_config, parse_config
+from tasks.config import KINDS, load_config, parse_config
 
 DIGITS = "9" * 5000
 BOMBS = [
@@ -65,10 +65,14 @@ def good_values(kind: Any) -> st.SearchStrategy[Any]:
     options = typing.get_args(kind)
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(options)
+    if typing.get_origin(kind) is tuple:
+        return st.lists(good_values(options[0]), max_size=3)
     if options:
         return st.one_of(*map(good_values, options))
+    if dataclasses.is_dataclass(kind):
+        return tables_of(kind)
     plain: dict[Any, st.SearchStrategy[Any]] = {
-        str: st.text(max_size=6) | st.sampled_from(["{a}", "{a.b}", "last:2", "all"]),
+        str: st.text(max_size=6) | st.sampled_from(["{a}", "{a.b}", "last:2", "all", "a.b:c"]),
         int: st.integers(-1, 5) | st.integers(),
         float: st.floats(),
         bool: st.booleans(),
@@ -86,7 +90,7 @@ def tables_of(spec_type: Any) -> st.SearchStrategy[dict[str, Any]]:
 CONFIGS = st.fixed_dictionaries(
     {"name": st.just("bench") | VALUES},
     optional={name: tables_of(kind) | tables_of(kind) | VALUES for name, kind in SECTIONS.items()}
-    | {"kind": st.just("scan") | VALUES, "x": VALUES},
+    | {"kind": st.sampled_from(KINDS) | VALUES, "x": VALUES},
 ).map(lambda table: {"name": "bench", "model": {}, "corpus": {}, "queries": {}} | table)
 
 

@@ -8,53 +8,27 @@ import pyarrow as pa
 import pytest
 import scan_example
 import torch
+from whole_run import run_job
 
 from finf_core.errors import CheckpointError, InputError
-from finf_core.spec import WITHOUT_CURVATURE, ScanSpec
+from finf_core.spec import ScanSpec
 from tasks.aggregate import aggregate
-from tasks.bundles import kept_bundles
 from tasks.check_precision import read_precision_check
 from tasks.corpus import Unit
 from tasks.curvature_store import read_cost
 from tasks.job import ScanJob
-from tasks.keep_rows import keep_rows
 from tasks.queries import read_queries
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import pending_units, planned_units
-from tasks.settle import settle
 from tasks.shard_scorer import ShardScorer
-from tasks.shown_rows import publish_shown, shown_bundles
 from tasks.storage import read_table
 
 RATIO_TOLERANCE = 2e-3  # absolute; float32 rounding of sums that are divided by a move of 0.1 nats
 
 
 def score_everything(spec: ScanSpec, store: Path, batch_tokens: int = 1024, backwards: bool = False) -> ScanJob:
-    """All stages of a scan but the report, in this process."""
-    job = resolve_inputs(spec, scan_example.run_options(str(store), batch_tokens=batch_tokens))
-    scorer = ShardScorer(job)
-    units = list(planned_units(job))
-    if spec.update.kind not in WITHOUT_CURVATURE:
-        scorer.fit_curvature(job)
-    scorer.count_words(job)
-    scorer.check_precision(units[0])
-    scorer.choose_strategy(units[0])
-    job = settle(job)
-    for query in read_queries(job.queries_uri):
-        scorer.solve_update(query)
-    if job.has_first_pass and job.first_pass.kind == "one_pass":
-        scorer.project_updates(job)
-    for unit in reversed(units) if backwards else units:
-        scorer.score(unit)
-    if job.has_first_pass:
-        keep_rows(job)
-        for bundle in kept_bundles(job).planned():
-            scorer.rescore(bundle)
-    aggregate(job)
-    publish_shown(job)
-    for bundle in shown_bundles(job).planned():
-        scorer.explain(bundle)
-    return job
+    """All stages of a scan but the report."""
+    return run_job(spec, store, batch_tokens, backwards, with_report=False).job
 
 
 def ratios(job: ScanJob) -> dict[tuple[str, str], float]:

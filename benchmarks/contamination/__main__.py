@@ -27,9 +27,10 @@ import torch  # noqa: E402
 from benchmarks.contamination.curves import CURVES  # noqa: E402
 from benchmarks.contamination.lexical import METHODS  # noqa: E402
 from benchmarks.contamination.measure import measure, measure_curves  # noqa: E402
-from benchmarks.contamination.page import render_section, replace_section  # noqa: E402
+from benchmarks.contamination.page import render_section  # noqa: E402
 from benchmarks.contamination.prepare import prepare  # noqa: E402
 from benchmarks.contamination.settings import PRESETS, scaled  # noqa: E402
+from benchmarks.pages import replace_section  # noqa: E402
 
 INTRODUCTION = Path(__file__).with_name("introduction.md")
 

@@ -108,19 +108,6 @@ def _three_numbers(grade: Grade) -> str:
     return f"{grade['auc']:.2f} · {grade['at_0.05']['f1']:.2f} · {grade['oracle_f1']:.2f}"
 
 
-def replace_section(page: str, section: str) -> str:
-    """The page with this section, up to the next of its level, in place of the one it has, or at its end."""
-    before, _, rest = page.partition(f"\n{HEADING}\n")
-    _, mark, after = rest.partition("\n## ")
-    return before.rstrip("\n") + "\n\n" + section.rstrip("\n") + "\n" + mark + after
-
-
-def kept_section(page: str) -> str:
-    """The section of a page; empty where it has none."""
-    _, mark, rest = page.partition(f"\n{HEADING}\n")
-    return (mark.lstrip("\n") + rest.partition("\n## ")[0]).rstrip("\n") + "\n" if mark else ""
-
-
 def _kind(kind: str, grade: Grade) -> str:
     return f"{TITLES.get(kind, kind)} ({grade['num_leaked']} leaked, {grade['num_clean']} clean)"
 
