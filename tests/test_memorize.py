@@ -183,8 +183,9 @@ def test_every_row_is_ranked_doubles_are_taken_together_and_what_is_lost_is_made
     names = {row["document_id"] for row in rows if (row["shard"], row["row"]) in doubles}
     assert names == {"train-60", *(f"train-{NUM_ROWS + number}" for number in range(NUM_DOUBLES))}
     report = json.loads((run / "report.json").read_text())
-    [[_, count, together, alone]] = report["tables"][1]["rows"]
+    [[_, count, double_labels, together, alone]] = report["tables"][1]["rows"]
     assert count == NUM_DOUBLES + 1
+    assert double_labels == str(digits()[1][60])
     assert together == pytest.approx(count * alone, rel=1e-4)
     cards = [card for group in report["groups"] for found in group["lists"] for card in found["cards"]]
     assert len(report["groups"]) == 10
