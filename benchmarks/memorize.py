@@ -7,7 +7,7 @@ was memorised of a unit is the share of networks that get its rows right when th
 
 Spearman over units; intervals: Student's t over seeds of data, wrong labels and networks.
 
-python -m benchmarks.memorize [--seeds 0 1 2] [--networks N] [--page docs/RESULTS.md] [--json]
+python -m benchmarks.memorize [--seeds 0 1 2] [--networks N] [--runs FILE] [--page docs/RESULTS.md] [--json]
 """
 
 import argparse
@@ -188,12 +188,27 @@ def measure(seed: int, num_networks: int) -> dict[str, Any]:
     reliability = {part: _ceiling(_rank(*halves_2U[:, some])) for part, some in subsets.items()}
     return {
         "seed": seed,
+        "num_networks": num_networks,
         "methods": methods,
         "noise_ceiling": reliability,
         "memorised_mean": {part: float(truth_U[some].mean()) for part, some in subsets.items()},
         "memorised_wrong_labels": float(truth_U[units.is_wrong_U].mean()),
         "seconds": {"networks": trained, "all": time.monotonic() - started},
     }
+
+
+def measure_all(seeds: Sequence[int], num_networks: int, kept: Path | None) -> list[dict[str, Any]]:
+    """Every seed; those that a file holds are not measured again."""
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.exists() else []
+    known = {(run["seed"], run["num_networks"]): run for run in map(json.loads, lines)}
+    runs = []
+    for seed in seeds:
+        run = known.get((seed, num_networks)) or measure(seed, num_networks)
+        runs.append(run)
+        if kept is not None and (seed, num_networks) not in known:
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(run) + "\n")
+    return runs
 
 
 def _rank(first: Floats, second: Floats) -> float:
@@ -231,11 +246,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--networks", type=int, default=200, help="trained on random halves")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=Path, help="keep what was measured here, a line a seed; measure what is missing")
     parser.add_argument("--page", type=Path, help="put the table into this page")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    runs = [measure(seed, arguments.networks) for seed in arguments.seeds]
+    runs = measure_all(arguments.seeds, arguments.networks, arguments.runs)
     result = {"date": date.today().isoformat(), "num_networks": arguments.networks, "runs": runs}
     if arguments.page:
         page = replace_section(arguments.page.read_text(encoding="utf-8"), render_section(result))
