@@ -50,6 +50,12 @@ class Classifier:
     def num_classes(self, example: Labeled) -> int:
         return int(self.module(self.collate([example]).features_BX).shape[1])
 
+    @torch.no_grad()
+    def log_probabilities(self, batch: LabeledBatch) -> Tensor:
+        """Of every class, (B, C), float64."""
+        log_BC: Tensor = self.module(batch.features_BX).double().log_softmax(-1)
+        return log_BC
+
     def loss(self, batch: LabeledBatch) -> ExampleLoss:
         """Cross-entropy of each example, in nats."""
         logits_BC = self.module(batch.features_BX)

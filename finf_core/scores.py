@@ -59,6 +59,26 @@ def mirror_ratio(span_nats_RQ: Floats, num_query_targets_Q: Ints, moved_Q: Float
     return span_nats_RQ / (num_query_targets_Q * moved_Q)
 
 
+def harm(ratio_RQ: Floats, weight_Q: Floats) -> Floats:
+    """(R,): nats per target that a row *gains* for each that the queries lose together; positive = it hurts them.
+
+    An opponent: what makes the model worse on the queries makes it better on the row. Weighted by `pull`, the queries'
+    ratios add up to what one group of all of them would give, to first order.
+    """
+    harm_R: Floats = -(ratio_RQ @ weight_Q) / weight_Q.sum()
+    return harm_R
+
+
+def pull(num_targets_Q: Floats, moved_Q: Floats, step_Q: Floats) -> Floats:
+    """What each query adds to the update of all of them: its targets times its slope along its own update.
+
+    Args:
+        moved_Q: nats per target that each query moved.
+        step_Q: the step that moved it so far.
+    """
+    return num_targets_Q * moved_Q / step_Q
+
+
 class Others(NamedTuple):
     """What a row's ratios for all other queries look like; NaN where there are fewer than two."""
 

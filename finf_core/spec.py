@@ -25,7 +25,8 @@ OnBadRow = Literal["fail", "skip"]
 ChatTemplate = Literal["tokenizer", "plain"]
 LossOn = Literal["all", "assistant"]
 StrategyKind = Literal["every_query", "grouped", "one_pass"]
-RunKind = Literal["scan", "attribute"]  # a leakage scan; proponents and opponents of each query
+# a leakage scan; proponents and opponents of each query; rows by harm to clean queries; rows by their own influence
+RunKind = Literal["scan", "attribute", "mislabel", "memorize"]
 ModelKind = Literal["causal_lm", "classifier", "own"]
 
 
@@ -101,6 +102,7 @@ class CorpusSpec:
     image_column: str | None = None  # images instead of text: encoded (bytes, or {bytes, path}), or arrays of 0 to 255
     image_mode: Literal["RGB", "L"] = "RGB"  # read as three channels, or as one of grey
     label_column: str | None = None  # their classes, from 0
+    label_names: tuple[str, ...] = ()  # what a report calls the classes, in order
     columns: tuple[str, ...] = ()  # for a model of kind "own": what its `collate` is given of each row
     loss_on: LossOn = "all"  # of chats: every token counts, or only what the assistant says
     id_column: str | None = None
@@ -117,6 +119,9 @@ class CorpusSpec:
         _require(
             self.loss_on == "all" or self.messages_column is not None,
             "corpus.loss_on = 'assistant' goes with corpus.messages_column",
+        )
+        _require(
+            not self.label_names or self.label_column is not None, "corpus.label_names goes with corpus.label_column"
         )
         _require(
             self.text_template is None or bool(_columns_of(self.text_template, "corpus.text_template")),
@@ -141,12 +146,15 @@ class CorpusSpec:
     def is_text(self) -> bool:
         return self.image_column is None and not self.columns
 
+    def label_name(self, label: int) -> str:
+        return self.label_names[label] if label < len(self.label_names) else str(label)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QueriesSpec:
     """Test items. The loss is taken on `target` only; `context` stands before it and is read, not scored."""
 
-    path: str
+    path: str = ""  # only kind = "memorize" asks none
     target: str = TARGET  # a template over the columns
     context: str = ""
     messages_column: str | None = None  # chats instead of templates: the assistant's last message is the target
@@ -271,21 +279,48 @@ class VerdictSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DuplicatesSpec:
+    """Which rows count as nearly the same (kind = "memorize"): `finf_core.near_duplicates`."""
+
+    image_distance: float = 0.03  # between small grey versions: root mean square, black against white is 1
+    shared_words: float = 0.5  # share of the shorter text's word sequences (rank.ngram_words each)
+    most_rows: int = 50_000  # images are compared pair by pair; of a larger corpus no groups are sought
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.image_distance < 1, "duplicates.image_distance must lie in [0, 1)")
+        _require(0 < self.shared_words <= 1, "duplicates.shared_words must lie in (0, 1]")
+        _require(self.most_rows >= 0, "duplicates.most_rows must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanSpec:
     """A run: every row of the corpus is scored against every query. What is made of the scores is its kind."""
 
     name: str
     model: ModelSpec
     corpus: CorpusSpec
-    queries: QueriesSpec
+    queries: QueriesSpec = QueriesSpec()
     update: UpdateSpec = UpdateSpec()
     rank: RankSpec = RankSpec()
     strategy: StrategySpec = StrategySpec()
     verdict: VerdictSpec = VerdictSpec()
+    duplicates: DuplicatesSpec = DuplicatesSpec()
     kind: RunKind = "scan"
 
     def __post_init__(self) -> None:
         self._check_content()
+        has_queries = bool(self.queries.path)
+        _require(
+            has_queries or self.kind == "memorize", "queries.path is missing: the test items, with all of [queries]"
+        )
+        if self.kind == "memorize":
+            _require(not has_queries, "kind = 'memorize' asks no queries: leave [queries] out")
+            _require(
+                self.update.kind != "adam" and self.update.learning_rate is None,
+                "kind = 'memorize' takes no step: update.kind = 'adam' and update.learning_rate do not go with it",
+            )
+        if self.kind == "mislabel":
+            self._check_mislabel()
         _require(self.is_scan or self.queries.controls is None, "queries.controls are for verdicts: kind = 'scan'")
         _require(
             self.strategy.kind != "grouped" or self.rank.by != "control_z",
@@ -302,6 +337,16 @@ class ScanSpec:
     @property
     def is_scan(self) -> bool:
         return self.kind == "scan"
+
+    def _check_mislabel(self) -> None:
+        """Every row is ranked, by all its ratios: there is nothing to choose."""
+        _require(self.model.kind == "classifier", "kind = 'mislabel' wants model.kind = 'classifier': rows with labels")
+        _require(self.rank.by != "control_z", "kind = 'mislabel' ranks by harm, not by rank.by = 'control_z'")
+        _require(
+            self.strategy.kind in ("auto", "every_query"),
+            f"kind = 'mislabel' scores every row for every query: no strategy.kind = {self.strategy.kind!r}",
+        )
+        object.__setattr__(self, "strategy", replace(self.strategy, kind="every_query"))
 
     def _check_content(self) -> None:
         """That model, corpus and queries speak of the same things."""

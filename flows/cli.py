@@ -57,7 +57,7 @@ def demo(
 
 @app.command()
 def init(
-    kind: Annotated[str, typer.Argument(help="scan or attribute")],
+    kind: Annotated[str, typer.Argument(help="scan, attribute, mislabel or memorize")],
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("finf.toml"),
     as_json: Json = False,
 ) -> None:
@@ -75,6 +75,8 @@ def init(
 RUNS = {
     "scan": "Leakage: score every row against every query; exit code 3 when some leaked, 4 when rows were set aside.",
     "attribute": "Proponents and opponents of each query among the rows; exit code 4 when rows were set aside.",
+    "memorize": "Training rows by the influence on themselves: what was learned by heart; exit code 4 likewise.",
+    "mislabel": "Training rows by harm to clean validation rows: wrong labels come first; exit code 4 likewise.",
 }
 
 

@@ -104,4 +104,71 @@ opponents_k = 10
 by = "row_ratio"                   # or "mirror_ratio", "control_z"
 """
 
-TEMPLATES = {"scan": SCAN, "attribute": ATTRIBUTE}
+MISLABEL = """\
+# Training rows by harm to clean validation rows. This file says what is computed; flags say where and how.
+kind = "mislabel"
+name = "my-labels"
+
+[model]                            # a classifier of images that was trained on the corpus, wrong labels and all
+kind = "classifier"
+factory = "my_package.networks:build"  # your function without arguments that gives the torch module: it runs here
+path = "path/to/weights"           # folder with *.safetensors of its state dict; or s3://...
+# [model.images]                   # how a picture becomes floats, as in training; default: 0 to 1, as large as it is
+# size = 32
+# mean = [0.5, 0.5, 0.5]
+# std = [0.25, 0.25, 0.25]
+
+[corpus]
+path = "s3://bucket/train/*.parquet"
+image_column = "image"             # bytes, {bytes, path} (the image feature of `datasets`), or arrays of 0 to 255
+# image_mode = "L"                 # one channel of grey; default "RGB"
+label_column = "label"             # classes, from 0: the labels that are doubted
+# label_names = ["cat", "dog"]     # what the report calls them, in order
+# id_column = "name"
+
+[queries]
+path = "validation.parquet"        # a few hundred examples whose labels were checked, with the same columns
+group_column = "label"             # one query for each class (docs/MISLABEL.md says why); each costs a pass
+# limit = 1000
+
+[update]
+kind = "kfac"                      # or "ekfac", "diagonal", "sgd", "adam"; see `finf init scan`
+move_nats = 0.1
+
+[rank]
+top_k = 100                        # suspects that the report shows; suspects.parquet holds every row
+"""
+
+MEMORIZE = """\
+# Training rows by the influence on themselves, near-duplicates too. This file says what is computed; flags how.
+kind = "memorize"
+name = "my-memory"
+
+[model]                            # a classifier of images; text: path alone; any other model: docs/MODELS.md
+kind = "classifier"
+factory = "my_package.networks:build"  # your function without arguments that gives the torch module: it runs here
+path = "path/to/weights"           # folder with *.safetensors of its state dict; or s3://...
+# [model.images]                   # how a picture becomes floats, as in training; default: 0 to 1, as large as it is
+# size = 32
+
+[corpus]                           # what the model was trained on; text: text_column, as in `finf init scan`
+path = "s3://bucket/train/*.parquet"
+image_column = "image"
+label_column = "label"             # the report shows each class
+# label_names = ["cat", "dog"]
+# id_column = "name"
+
+[update]
+kind = "kfac"                      # or "ekfac", "diagonal", "sgd" (the square of the gradient's norm)
+# damping = 0.1                    # of the curvature, relative to its mean eigenvalue
+
+[duplicates]                       # rows that are nearly the same are measured together, too
+image_distance = 0.03              # root mean square between small grey versions, black against white is 1
+shared_words = 0.5                 # of texts: share of the shorter one's word sequences
+most_rows = 50_000                 # of a larger corpus no groups are sought
+
+[rank]
+top_k = 12                         # rows that the report shows of each class; memorized.parquet holds every row
+"""
+
+TEMPLATES = {"scan": SCAN, "attribute": ATTRIBUTE, "mislabel": MISLABEL, "memorize": MEMORIZE}

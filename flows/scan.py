@@ -5,6 +5,7 @@ resolve inputs -> check model -> fit curvature -> count words -> check precision
 
 With a first pass (`finf_core.strategy`), "score shards" is that pass over all rows; single queries are then scored on
 the rows that it keeps:          -> project updates -> score shards -> keep rows -> score kept rows ->
+Where rows are ranked by harm (kind "mislabel"): -> score shards -> judge labels -> aggregate -> rank suspects ->
 """
 
 from dataclasses import asdict
@@ -15,8 +16,10 @@ from prefect.exceptions import PrefectException, TerminationSignal
 from prefect.settings import PREFECT_API_URL
 
 from finf_core.errors import FinfError
+from finf_core.fingerprint import fingerprint
 from finf_core.spec import WITHOUT_CURVATURE, ScanSpec
 from flows.guard import guard_children
+from flows.memorize import memorize
 from flows.progress_artifact import ProgressArtifact
 from flows.progress_bar import ProgressBar
 from flows.stage import Stages
@@ -45,6 +48,8 @@ from tasks.settle import settle
 from tasks.shard_scorer import ShardScorer
 from tasks.shown_rows import explain_rows, shown_bundles
 from tasks.solve_updates import pending_queries, solve_updates
+from tasks.surveys import Survey, is_surveyed, labels_survey, survey_rows
+from tasks.suspects import rank_suspects
 
 NOBODY_THERE = "Failed to reach API"  # all that Prefect's bare RuntimeError says of it
 
@@ -58,7 +63,7 @@ def run_scan(spec: ScanSpec, options: RunOptions) -> str:
     """
     guard_children()
     try:
-        return scan(spec, options)
+        return memorize(spec, options) if spec.kind == "memorize" else scan(spec, options)
     except TerminationSignal as stop:
         raise StoppedError from stop
     except (httpx.HTTPError, PrefectException, RuntimeError) as error:
@@ -91,6 +96,8 @@ def scan(spec: ScanSpec, options: RunOptions) -> str:
                 bar.tell(check)
             meter = Meter(bar, artifact)
             _score(stages, settled, pool, meter, bar.tell)
+            if spec.kind == "mislabel":
+                _survey(stages, settled, labels_survey(settled), pool, meter, bar.tell)
             _judge(stages, settled, pool, meter)
         timings = [asdict(timing) for timing in stages.timings]
         stages.once(
@@ -175,6 +182,16 @@ def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter, tell
     )
 
 
+def _survey(stages: Stages, settled: ScanJob, survey: Survey, pool: ActorPool, meter: Meter, tell: Tell) -> None:
+    """One more pass over all rows, for what is asked of a row alone."""
+    stages.once(
+        survey.title,
+        lambda: survey_rows(settled, survey, pool, meter, tell),
+        key=fingerprint([survey.title, survey.fingerprint, settled.shards_digest]),
+        done=lambda: _is_reported(settled) or is_surveyed(settled, survey),
+    )
+
+
 def _judge(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> None:
     """Verdicts, and what the report shows of their rows."""
     stages.once(
@@ -183,6 +200,13 @@ def _judge(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> N
         key=settled.fingerprint,
         done=lambda: _there(settled, settled.totals_uri),
     )
+    if settled.spec.kind == "mislabel":
+        stages.once(
+            "rank suspects",
+            lambda: rank_suspects(settled),
+            key=settled.fingerprint,
+            done=lambda: _there(settled, settled.suspects_uri),
+        )
     stages.once(
         "explain rows",
         lambda: explain_rows(settled, pool, meter),

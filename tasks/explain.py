@@ -19,11 +19,12 @@ from tasks import storage
 from tasks.bundles import Bundle, Line, make_bundle
 from tasks.corpus import CorpusRow
 from tasks.encode import ShownTokens, shown_tokens, windows_of
-from tasks.items import describe_item, picture_of
+from tasks.items import picture_of
 from tasks.job import ScanJob
 from tasks.loaded_model import LoadedModel, TextModel
 from tasks.queries import Query, query_excerpt, read_queries
 from tasks.read_rows import read_rows
+from tasks.row_text import row_text
 from tasks.shown_rows import shown_bundles
 from tasks.update_store import UpdateReader
 
@@ -68,10 +69,10 @@ def explain_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
     explained: list[dict[str, Any]] = []
     for query_id, lines in lines_of.items():
         shown = [rows[line["shard"], line["row"]] for line in lines]
-        if isinstance(model, TextModel):
+        if isinstance(model, TextModel) and job.spec.kind != "memorize":
             explanations = _explain_text(model, job, query_of[query_id], lines, shown, updates)
         else:
-            explanations = map(_explain_item, shown)
+            explanations = (_show_whole(row, model) for row in shown)
         for line, row, explanation in zip(lines, shown, explanations, strict=True):
             place = {name: line[name] for name in ("query_id", "shard", "row")}
             place |= {"source": row.source, "date": row.date and row.date[:DAY]}
@@ -79,11 +80,11 @@ def explain_bundle(model: LoadedModel, job: ScanJob, bundle: Bundle, updates: Up
     storage.publish_table(bundles.uri(bundle), pa.Table.from_pylist(explained, SCHEMA))
 
 
-def _explain_item(row: CorpusRow) -> dict[str, Any]:
-    item = row.item or {}
-    text = describe_item(item)
-    whole = {"text": text, "first_character": 0, "num_characters": len(text)}
-    return whole | {"spans": [], "token_ends": [], "token_ratios": [], "picture": picture_of(item)}
+def _show_whole(row: CorpusRow, model: LoadedModel) -> dict[str, Any]:
+    """A row as it is, where there is nothing to mark in it."""
+    text = row_text(row, model.tokenizer)
+    whole = {"text": text[:MOST_CHARACTERS], "first_character": 0, "num_characters": len(text)}
+    return whole | {"spans": [], "token_ends": [], "token_ratios": [], "picture": picture_of(row.item or {})}
 
 
 def _explain_text(

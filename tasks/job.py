@@ -9,6 +9,9 @@
 <store>/cache/scores-<…>/            one object per unit of work, of one set of queries; listing it tells what is done
 <store>/cache/kept-<…>/              where that was a first pass: each query on the rows it keeps, by bundles of queries
 <store>/cache/evidence-<…>/          what the report shows of the best rows, likewise
+<store>/cache/memory-<…>/            likewise: the self-influence of its rows (tasks.measure_memory)
+<store>/cache/groups-<…>/            and that of groups of near-duplicates
+<store>/cache/labels-<…>/            one object per unit of work: what the model makes of labels (tasks.judge_labels)
 """
 
 import math
@@ -158,6 +161,43 @@ class ScanJob:
         return join(self.store, "cache", f"evidence-{short(self.evidence_fingerprint)}")
 
     @property
+    def labels_fingerprint(self) -> str:
+        """Of what the model makes of the rows' labels."""
+        dtype = None if self.precision is None else self.precision.dtype
+        return fingerprint([SCORING_VERSION, "labels", self._model(), dtype, self._corpus()])
+
+    @property
+    def labels_uri(self) -> str:
+        return join(self.store, "cache", f"labels-{short(self.labels_fingerprint)}")
+
+    @property
+    def memory_fingerprint(self) -> str:
+        """Of the rows' self-influence. Neither the size of a step nor how changes are taken matters to it."""
+        update, rank = self.spec.update, self.spec.rank
+        fitted = None if update.kind in WITHOUT_CURVATURE else self.curvature_fingerprint
+        of_update = [update.kind, update.moves, update.damping, update.refine_steps, update.refine_rows]
+        parts = [self._model(), of_update, fitted, self._corpus(), rank.ngram_words]
+        return fingerprint([SCORING_VERSION, "memory", *parts])
+
+    @property
+    def memory_uri(self) -> str:
+        return join(self.store, "cache", f"memory-{short(self.memory_fingerprint)}")
+
+    @property
+    def groups_uri(self) -> str:
+        """Rows of each group of near-duplicates."""
+        return self.file("groups.parquet")
+
+    @property
+    def group_memory_uri(self) -> str:
+        return join(self.store, "cache", f"groups-{short(self.memory_fingerprint)}")
+
+    @property
+    def memorized_uri(self) -> str:
+        """Every row, the largest self-influence first."""
+        return self.file("memorized.parquet")
+
+    @property
     def projection_uri(self) -> str:
         return join(self.scores_uri, "projection.safetensors")
 
@@ -197,6 +237,11 @@ class ScanJob:
         return self.file("shown.parquet")
 
     @property
+    def suspects_uri(self) -> str:
+        """Every row, the most harmful first."""
+        return self.file("suspects.parquet")
+
+    @property
     def totals_uri(self) -> str:
         return self.file("totals.json")
 
@@ -218,4 +263,4 @@ class ScanJob:
 
     def _corpus(self) -> Any:
         """What scores depend on."""
-        return replace(self.spec.corpus, path="", sample=None, source_column=None, date_column=None)
+        return replace(self.spec.corpus, path="", sample=None, source_column=None, date_column=None, label_names=())

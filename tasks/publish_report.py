@@ -21,6 +21,8 @@ from tasks.check_precision import describe_precision, read_precision_check
 from tasks.choose_strategy import describe_strategy, read_strategy
 from tasks.curvature_store import describe_cost, read_cost
 from tasks.job import ScanJob
+from tasks.memorization import memorization
+from tasks.mislabel import mislabelled
 from tasks.queries import read_queries
 from tasks.report_queries import places, query_sections
 
@@ -30,7 +32,11 @@ Render = Callable[[Mapping[str, Any]], str]
 OF_SCANS: dict[str, Render] = {"report.html": render_report, "summary.md": render_markdown, "junit.xml": render_junit}
 OF_OTHERS: dict[str, Render] = {"report.html": render_gallery}
 
-ANSWERS: dict[str, Callable[[ScanJob], dict[str, Any]]] = {"attribute": attribution}  # kind of run -> its sections
+ANSWERS: dict[str, Callable[[ScanJob], dict[str, Any]]] = {  # kind of run -> its sections
+    "attribute": attribution,
+    "mislabel": mislabelled,
+    "memorize": memorization,
+}
 
 Timing = dict[str, Any]  # stage, seconds, cached
 
@@ -52,7 +58,7 @@ def renderers(report: Mapping[str, Any]) -> dict[str, Render]:
 def build_gallery(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     """The mapping that report.json holds and `finf_core.report.gallery` renders."""
     totals = json.loads(storage.read_bytes(job.file("totals.json")))
-    del totals["null"]
+    totals.pop("null", None)
     return run_record(job, timings, totals) | ANSWERS[job.spec.kind](job)
 
 
@@ -100,14 +106,13 @@ def run_record(job: ScanJob, timings: Sequence[Timing], totals: dict[str, Any]) 
         },
         "skipped_rows": skipped,
         "quarantined": quarantined,
-        "precision": asdict(read_precision_check(job)),
-        "strategy": asdict(read_strategy(job)),
+        **({} if job.spec.kind == "memorize" else _choices(job)),
         "curvature": None if job.update.kind in WITHOUT_CURVATURE else asdict(read_cost(job.curvature_uri)),
         "checks": describe_checks(job),
         "spec": asdict(job.spec),
         "inputs": {
             "model": {"path": job.spec.model.path, "digest": job.model_digest},
-            "queries": {"path": job.spec.queries.path, "digest": job.queries_digest},
+            **({"queries": {"path": path, "digest": job.queries_digest}} if (path := job.spec.queries.path) else {}),
             "corpus": {"path": job.spec.corpus.path, "digest": job.shards_digest},
             **({} if sample is None else {"sample": {"path": sample, "digest": job.sample_digest}}),
         },
@@ -122,14 +127,22 @@ def run_record(job: ScanJob, timings: Sequence[Timing], totals: dict[str, Any]) 
 
 def _cost(job: ScanJob, totals: Mapping[str, Any]) -> dict[str, float | None]:
     """What actors spent on rows; updates and curvature are in the timings."""
-    strategy = read_strategy(job)
-    equivalents = {cost.kind: cost.forward_equivalents for cost in strategy.costs}
     seconds = totals["actor_seconds"]
     return {
         "actor_seconds": seconds,
         "tokens_per_actor_second": totals["num_tokens"] / seconds if seconds else None,
-        "forward_equivalents": equivalents[strategy.kind],
+        "forward_equivalents": None if job.spec.kind == "memorize" else _forward_equivalents(job),
     }
+
+
+def _forward_equivalents(job: ScanJob) -> float:
+    strategy = read_strategy(job)
+    return {cost.kind: cost.forward_equivalents for cost in strategy.costs}[strategy.kind]
+
+
+def _choices(job: ScanJob) -> dict[str, Any]:
+    """What the run chose for itself."""
+    return {"precision": asdict(read_precision_check(job)), "strategy": asdict(read_strategy(job))}
 
 
 def _verdict_section(job: ScanJob, null: Null, num_queries: int) -> dict[str, Any]:
@@ -147,6 +160,8 @@ def _verdict_section(job: ScanJob, null: Null, num_queries: int) -> dict[str, An
 def describe_checks(job: ScanJob) -> list[str]:
     """What was measured before scoring, a sentence each."""
     costs = [] if job.update.kind in WITHOUT_CURVATURE else [read_cost(job.curvature_uri)]
+    if job.spec.kind == "memorize":
+        return [describe_cost(job.update.kind, cost) for cost in costs]
     num_queries = len(read_queries(job.queries_uri))
     return [
         *(describe_cost(job.update.kind, cost) for cost in costs),

@@ -72,7 +72,9 @@ class Quarantine:
         """Have another try at all of it; what was concluded without it goes."""
         job = self._job
         if self._names:
-            for uri in (job.file("report.json"), job.totals_uri, job.candidates_uri, job.shown_uri):
+            concluded = [job.totals_uri, job.candidates_uri, job.shown_uri, job.suspects_uri]
+            concluded += [job.groups_uri, job.memorized_uri]
+            for uri in (job.file("report.json"), *concluded):
                 storage.remove(uri)
         for name in self._names:
             storage.remove(storage.join(self._folder, name))

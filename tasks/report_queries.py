@@ -108,6 +108,12 @@ def rows_of_queries(job: ScanJob) -> dict[str, list[Section]]:
     return rows_of
 
 
+def evidence_of_rows(job: ScanJob) -> dict[tuple[str, int], Section]:
+    """Shard and row -> the evidence of a row that is shown, whichever query it was explained for."""
+    found = (each for table in shown_bundles(job).results() for each in _evidence(table))
+    return {(shard, row): evidence for (_, shard, row), evidence in found}
+
+
 def _evidence(table: pa.Table) -> Iterator[tuple[tuple[str, str, int], Section]]:
     for line in table.to_pylist():
         key = tuple(line.pop(name) for name in ("query_id", "shard", "row"))

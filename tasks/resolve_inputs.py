@@ -44,7 +44,8 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
         raise CheckpointError(f"{spec.model.path}: its digest is {model_digest}, the config wants {spec.model.digest}")
     place = spec.corpus.sample
     reader = None if spec.corpus.is_text else ItemReader(spec.corpus)
-    shards, queries = _shards_with_rows(spec.corpus), load_queries(spec.queries, load_chat(spec), reader)
+    shards = _shards_with_rows(spec.corpus)
+    queries = load_queries(spec.queries, load_chat(spec), reader) if spec.queries.path else []
     sample = shards if place is None else _shards_with_rows(replace(spec.corpus, path=place))
     if spec.rank.by == "control_z" and len(queries) < MIN_QUERIES_FOR_Z:
         raise InputError(

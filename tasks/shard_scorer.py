@@ -36,8 +36,10 @@ from tasks.curvature_store import CurvatureCost, read_curvature
 from tasks.explain import explain_bundle
 from tasks.fit_curvature import fit_on_corpus, sample_rows
 from tasks.job import ScanJob
+from tasks.judge_labels import judge_labels_of_unit
 from tasks.load_model import load_model
 from tasks.loaded_model import LoadedModel
+from tasks.measure_memory import measure_groups, measure_unit
 from tasks.project_updates import project_on_actor
 from tasks.queries import Query, read_queries
 from tasks.query_sets import Share, job_of_set, queries_of_set
@@ -132,6 +134,15 @@ class ShardScorer:
 
     def explain(self, bundle: Bundle) -> None:
         self._in_memory(lambda model: explain_bundle(model, self.settled, bundle, self.updates))
+
+    def judge_labels(self, unit: Unit) -> int:
+        return self._in_memory(lambda model: judge_labels_of_unit(model, self.settled, unit))
+
+    def measure_rows(self, unit: Unit) -> int:
+        return self._in_memory(lambda model: measure_unit(model, self.curvature, self.job, unit))
+
+    def measure_groups(self, bundle: Bundle) -> None:
+        self._in_memory(lambda model: measure_groups(model, self.curvature, self.job, bundle))
 
     def score(self, unit: Unit) -> UnitReceipt:
         """All queries of the run on a unit."""

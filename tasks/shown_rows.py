@@ -15,7 +15,9 @@ from tasks.actor_pool import ActorPool
 from tasks.bundles import Bundles, do_bundles
 from tasks.job import ScanJob
 from tasks.keep_rows import UNIT_FIELDS, with_units
+from tasks.memorized import rows_to_show
 from tasks.progress import Meter
+from tasks.queries import read_queries
 from tasks.score_shards import planned_units
 
 ROWS_A_QUERY = 3  # by rank, and as many by their words; beside them the best by mirror ratio, and every copy
@@ -35,8 +37,15 @@ def explain_rows(job: ScanJob, pool: ActorPool, meter: Meter) -> str:
 
 
 def publish_shown(job: ScanJob) -> None:
-    verdicts = storage.read_table(job.file("queries.parquet"))
-    lines = choose_shown(storage.read_table(job.file("top.parquet")), verdicts, job.spec)
+    if job.spec.kind == "mislabel":
+        suspects = storage.read_table(job.suspects_uri)
+        lines = lines_to_show(suspects.slice(0, job.spec.rank.top_k), read_queries(job.queries_uri)[0].query_id)
+    elif job.spec.kind == "memorize":
+        chosen = rows_to_show(storage.read_table(job.memorized_uri), job.spec)
+        lines = pa.concat_tables([lines_to_show(rows, name, order) for order, (name, rows) in enumerate(chosen)])
+    else:
+        verdicts = storage.read_table(job.file("queries.parquet"))
+        lines = choose_shown(storage.read_table(job.file("top.parquet")), verdicts, job.spec)
     by_row = lines.sort_by([("shard", "ascending"), ("row", "ascending")])
     owned = with_units(by_row, planned_units(job)).sort_by([("order", "ascending"), ("rank", "ascending")])
     storage.publish_table(job.shown_uri, owned.select(["query_id", "shard", "row", "shared", *UNIT_FIELDS]))
@@ -61,6 +70,15 @@ def choose_shown(top: pa.Table, verdicts: pa.Table, spec: ScanSpec) -> pa.Table:
     counts = np.bincount(shown["order"].to_numpy(), minlength=len(asked))
     num_queries = int(np.searchsorted(np.cumsum(counts), MOST_ROWS, side="right"))
     return shown.filter(pc.less(shown["order"], num_queries))
+
+
+def lines_to_show(rows: pa.Table, name: str, order: int = 0) -> pa.Table:
+    """Ranked rows, as lines of one query (or of what stands in its place): they are read again by query."""
+    shown = rows.slice(0, MOST_ROWS).select(["shard", "row", "rank"])
+    shown = shown.set_column(0, "shard", shown["shard"].cast(pa.string()))
+    shown = shown.append_column("query_id", pa.array([name] * len(shown), pa.string()))
+    shown = shown.append_column("shared", pa.nulls(len(shown), pa.float64()))
+    return shown.append_column("order", pa.array([order] * len(shown), pa.int64()))
 
 
 def _at_least(values: pa.ChunkedArray, limit: float) -> npt.NDArray[np.bool_]:

@@ -82,7 +82,7 @@ def publish_unit(
     }
     if row_ratio_RQ is not None:
         columns["row_ratios"] = pa.array(list(row_ratio_RQ.T), pa.list_(pa.float64()))
-    storage.publish_table(uri, pa.table(columns, metadata=_metadata(receipt)))
+    storage.publish_table(uri, pa.table(columns, metadata=unit_metadata(receipt)))
 
 
 def read_unit_result(uri: str) -> tuple[pa.Table, Ints, UnitReceipt]:
@@ -96,7 +96,7 @@ def join_unit_results(objects_U: Sequence[pa.Table]) -> UnitResults:
 
     Where only `HISTOGRAMS` was read of them, there are no candidates.
     """
-    receipts = [_receipt(table) for table in objects_U]
+    receipts = [unit_receipt(table) for table in objects_U]
     table = pa.concat_tables([table.replace_schema_metadata(None) for table in objects_U]).combine_chunks()
     num_queries = len(table) // len(objects_U)
     counts_UQK = table["ratio_counts"].combine_chunks().flatten().to_numpy().reshape(len(objects_U), num_queries, -1)
@@ -115,10 +115,10 @@ def join_sets(objects: Sequence[pa.Table], column_of: Mapping[str, str]) -> pa.T
     place = {name: index for index, name in enumerate(table["query_id"].to_pylist())}
     table = table.take(pa.array([place[name] for name in column_of.values()]))
     table = table.set_column(0, "query_id", pa.array(list(column_of), pa.string()))
-    receipts = [_receipt(each) for each in objects]
+    receipts = [unit_receipt(each) for each in objects]
     skipped = dict.fromkeys(item for receipt in receipts for item in receipt.skipped)
     joined = replace(receipts[0], seconds=sum(each.seconds for each in receipts), skipped=tuple(skipped))
-    return table.replace_schema_metadata(_metadata(joined))
+    return table.replace_schema_metadata(unit_metadata(joined))
 
 
 def row_ratios(table: pa.Table) -> Floats:
@@ -134,11 +134,13 @@ def _candidates(table: pa.Table) -> pa.Table:
     return pa.Table.from_struct_array(top.flatten()).add_column(0, "query_id", query_id).cast(CANDIDATES)
 
 
-def _metadata(receipt: UnitReceipt) -> dict[bytes, bytes]:
+def unit_metadata(receipt: UnitReceipt) -> dict[bytes, bytes]:
+    """A receipt as the metadata of a unit's table."""
     return {METADATA_KEY: json.dumps(asdict(receipt)).encode()}
 
 
-def _receipt(table: pa.Table) -> UnitReceipt:
+def unit_receipt(table: pa.Table) -> UnitReceipt:
+    """The inverse."""
     receipt: dict[str, Any] = json.loads(table.schema.metadata[METADATA_KEY])
     receipt["skipped"] = tuple(tuple(item) for item in receipt["skipped"])
     return UnitReceipt(**receipt)
