@@ -77,7 +77,8 @@ class Trust:
     ratio: float  # signal over noise
 
     def enough(self, least_ratio: float) -> bool:
-        return self.ratio >= least_ratio and self.curved <= MOST_CURVED
+        """Always, where no ratio is asked for: whoever wants a large step as it is, gets it."""
+        return not least_ratio or (self.ratio >= least_ratio and self.curved <= MOST_CURVED)
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,9 @@ class UpdateSpec:
     refine_rows: int = 256  # of the curvature's sample, that it is taken over
     optimizer_state: str | None = None  # adam_moments: the training run's optimizer.pt
     difference: Difference | Literal["auto"] = "auto"  # how a row's change is taken: finf_core.differences, .precision
-    least_signal: float = 10.0  # over noise, on a sample of rows (10: a correlation of 0.995); less stops the run
+    least_signal: float = (
+        10.0  # over noise, on a sample of rows (10: a correlation of 0.995); less stops the run; 0: no guard
+    )
     seed: int = 0
 
     def __post_init__(self) -> None:

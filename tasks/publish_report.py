@@ -52,7 +52,7 @@ def publish_report(job: ScanJob, timings: Sequence[Timing]) -> str:
 
 def renderers(report: Mapping[str, Any]) -> dict[str, Render]:
     """All that is made of report.json and nothing else."""
-    return OF_SCANS if report["kind"] == "scan" else OF_OTHERS
+    return {"scan": OF_SCANS, **dict.fromkeys(ANSWERS, OF_OTHERS)}[report["kind"]]
 
 
 def build_gallery(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:

@@ -47,8 +47,10 @@ def read_scan(run_uri: str) -> dict[str, Any]:
         InputError: it is a run of another kind, which has no verdicts.
     """
     report = read_report(run_uri)
-    if report.get("kind") != "scan":
-        raise InputError(f"{run_uri}: a run of kind {report.get('kind')!r} has no verdicts; want one of `finf scan`")
+    with as_written(run_uri):
+        kind = report["kind"]
+    if kind != "scan":
+        raise InputError(f"{run_uri}: a run of kind {kind!r} has no verdicts; want one of `finf scan`")
     return report
 
 
@@ -80,10 +82,7 @@ def report_summary(run_uri: str, report: dict[str, Any]) -> str:
     """The outcome in a few lines for the terminal."""
     with as_written(run_uri):
         summary = report["summary"]
-        found = report.get("headline")
-        if report["kind"] == "scan":
-            rule = report["verdict"]["rule"]
-            found = f"{summary['num_leaked']} of {summary['num_queries']} queries leaked ({rule})"
+        found = _finding(report)
         cost = f"{summary['num_rows']:,} rows, {summary['num_tokens']:,} tokens in {summary['seconds']:.1f} s"
         lines = [f"{found}; {cost}"]
         if num := summary["num_quarantined_rows"]:
@@ -92,3 +91,10 @@ def report_summary(run_uri: str, report: dict[str, Any]) -> str:
             lines.append(f"{summary['num_skipped_rows']:,} rows could not be scored; the report names them")
     lines.append(f"report: {storage.join(run_uri, 'report.html')}")
     return "\n".join(map(visible_line, lines))
+
+
+def _finding(report: dict[str, Any]) -> str:
+    if report["kind"] != "scan":
+        return str(report["headline"])
+    summary, rule = report["summary"], report["verdict"]["rule"]
+    return f"{summary['num_leaked']} of {summary['num_queries']} queries leaked ({rule})"

@@ -136,8 +136,13 @@ def with_units_set_aside(report: dict[str, Any]) -> dict[str, Any]:
 
 def with_text_everywhere(report: dict[str, Any], text: str) -> dict[str, Any]:
     """The same report with `text` in every place that holds a string which finf did not write itself."""
-    keep = {"finished_at", "fingerprint", "outcome"}
-    marks = {"spans": [[0, 2, 1, 3]], "token_ends": [2, 4], "token_ratios": [None, 2.0]}  # inside of any text
+    keep = {"kind", "finished_at", "fingerprint", "outcome"}
+    marks = {
+        "spans": [[0, 2, 1, 3]],
+        "token_ends": [2, 4],
+        "token_ratios": [None, 2.0],
+        "picture": None,
+    }  # inside of any text
 
     def planted(value: Any, key: str = "") -> Any:
         if key == "evidence" and value is not None:
@@ -169,6 +174,7 @@ def _query(rng: random.Random, index: int, leaked: bool, rows_per_query: int) ->
         "query_id": f"HumanEval/{index}",
         "text_excerpt": body,
         "context_characters": body.index("\n") + 1,
+        "pictures": [],
         "num_targets": 40 + 7 * (index % 13),
         "base_nats_per_target": rng.uniform(0.4, 2.4),
         "moved_nats_per_target": 0.1,
@@ -247,6 +253,7 @@ def _evidence(rng: random.Random, query: str, text: str, learned: bool) -> dict[
         "spans": spans,
         "token_ends": ends,
         "token_ratios": [None, *(round(ratio, 3) for ratio in ratios[1:])],
+        "picture": None,
     }
 
 

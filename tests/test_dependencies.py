@@ -61,7 +61,7 @@ def test_a_lock_holds_exact_versions_with_hashes_and_nothing_else(path: Path) ->
 def test_every_direct_dependency_but_torch_is_locked_at_a_version_that_the_project_allows() -> None:
     everything = locked(ROOT / "locks" / "all.txt")
     alone = locked(ROOT / "locks" / "run.txt")
-    for wanted, found in ((requirements(), alone), (requirements("demo", "bench", "test"), everything)):
+    for wanted, found in ((requirements(), alone), (requirements("demo", "diffusion", "bench", "test"), everything)):
         for requirement in wanted:
             name = canonicalize_name(requirement.name)
             assert (name in found) == (name != "torch"), name
@@ -80,7 +80,7 @@ def test_what_runs_here_is_what_is_locked() -> None:
 def test_every_direct_dependency_is_explained() -> None:
     table = (ROOT / "docs" / "DEPENDENCIES.md").read_text().split("## Direct dependencies")[1]
     explained = {name for line in table.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(",")}
-    names = {requirement.name for requirement in requirements("demo", "bench", "test")}
+    names = {requirement.name for requirement in requirements("demo", "diffusion", "bench", "test")}
     assert names == {name.strip() for name in explained} - {"package"}
 
 

@@ -79,6 +79,13 @@ def test_a_difference_that_the_spec_names_is_refused_when_noise_drowns_it(coarse
         choose(coarse, replace(SMALL, difference="forward"))
 
 
+def test_without_a_least_signal_nothing_is_refused(coarse: CausalLM) -> None:
+    spec = replace(SMALL, difference="forward", least_signal=0.0)
+    assert choose(coarse, spec) == Precision("forward")
+    far = replace(spec, kind="adam", learning_rate=0.05)  # curved: no derivative any more
+    assert choose(coarse, far) == Precision("forward")
+
+
 def test_one_query_more_is_at_most_one_other_in_the_sample() -> None:
     queries = [Query(str(number), "", f"text {number}") for number in range(40)]
     before = {query.target for query in draw_queries(queries, seed=0)}
