@@ -188,7 +188,7 @@ def measure_all(seeds: Sequence[int], num_rows: int, trainings: Sequence[str], k
     """Every cell, seed by seed; those that a file holds are not measured again."""
     lines = kept.read_text(encoding="utf-8").splitlines() if kept and kept.exists() else []
     known = {_key(cell): cell for cell in map(json.loads, lines)}
-    cells = []
+    cells = [] if trainings else list(known.values())
     for seed, training, kind in itertools.product(seeds, trainings, ("uniform", "pairs")):
         for rate in RATES[training]:
             cell = known.get((training, kind, rate, seed, num_rows))
@@ -213,11 +213,13 @@ def main() -> None:
     parser.add_argument("--trainings", nargs="+", choices=list(TRAININGS), default=list(TRAININGS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cells", type=Path, help="keep what was measured here, a line each; measure what is missing")
+    parser.add_argument("--known", action="store_true", help="measure nothing: only what --cells holds")
     parser.add_argument("--page", type=Path, help="put the tables into this page")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    result: Mapping[str, Any] = measure_all(arguments.seeds, arguments.rows, arguments.trainings, arguments.cells)
+    trainings = () if arguments.known else arguments.trainings
+    result = measure_all(arguments.seeds, arguments.rows, trainings, arguments.cells)
     if arguments.page:
         arguments.page.write_text(
             replace_section(arguments.page.read_text(encoding="utf-8"), render_section(result)), encoding="utf-8"

@@ -25,9 +25,9 @@ def render_section(result: Mapping[str, Any]) -> str:
 
 
 def _table(cells: Sequence[Cell]) -> Iterator[str]:
-    rates = list(dict.fromkeys(cell["rate"] for cell in cells))
+    rates = sorted({cell["rate"] for cell in cells})
     of_rate = [[cell for cell in cells if cell["rate"] == rate] for rate in rates]
-    yield "| method | " + " | ".join(f"{rate:.0%} wrong" for rate in rates) + " |"
+    yield "| method | " + " | ".join(map(_head, of_rate)) + " |"
     yield "|---" * (len(rates) + 1) + "|"
     methods = list(cells[0]["methods"])
     columns = [_column(each, methods) for each in of_rate]
@@ -39,6 +39,10 @@ def _table(cells: Sequence[Cell]) -> Iterator[str]:
     ):
         means = [seed_interval([cell[name] for cell in each]).mean for each in of_rate]
         yield f"| {title} | " + " | ".join(f"{mean:.2f}" for mean in means) + " |"
+
+
+def _head(cells: Sequence[Cell]) -> str:
+    return f"{cells[0]['rate']:.0%} wrong ({len(cells)} seed{'' if len(cells) == 1 else 's'})"
 
 
 def _column(cells: Sequence[Cell], methods: Sequence[str]) -> list[str]:

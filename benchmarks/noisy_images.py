@@ -1,6 +1,6 @@
 """Fashion-MNIST with some training labels made wrong, and small networks trained on it.
 
-python -m benchmarks.noisy_images FOLDER   writes Parquet, weights and a config: what `finf mislabel` takes
+python -m benchmarks.noisy_images FOLDER   writes Parquet, weights and configs of `finf mislabel` and `finf memorize`
 (wrong labels are marked by the column `is_wrong`, which finf does not read).
 
 Name suffixes: N rows, C classes.
@@ -44,11 +44,11 @@ LOOKS_LIKE = (6, 3, 4, 1, 2, 7, 0, 9, 6, 7)  # the class that each is taken for:
 SETTINGS = TrainSettings(filters=(16, 32), hidden=64, epochs=8, learning_rate=0.02, weight_decay=0.0, decays=True)
 
 CONFIG = """\
-kind = "mislabel"
+kind = "{kind}"
 name = "fashion"
 model = {{ kind = "classifier", factory = "benchmarks.noisy_images:network", path = "{folder}/model" }}
-queries = {{ path = "{folder}/clean/0.parquet", group_column = "label" }}
-rank = {{ top_k = 60 }}
+rank = {{ top_k = {top_k} }}
+{queries}
 
 [corpus]
 path = "{folder}/train"
@@ -57,6 +57,8 @@ image_mode = "L"
 label_column = "label"
 label_names = {names}
 """
+
+QUERIES = 'queries = {{ path = "{folder}/clean/0.parquet", group_column = "label" }}'
 
 Flags = npt.NDArray[np.bool_]
 
@@ -101,8 +103,8 @@ def network() -> nn.Module:
     return build(SETTINGS)
 
 
-def write_example(folder: Path, num_train: int, num_clean: int, kind: NoiseKind, rate: float, seed: int) -> Path:
-    """Corpus, clean rows, weights and config; returns the config's path."""
+def write_example(folder: Path, num_train: int, num_clean: int, kind: NoiseKind, rate: float, seed: int) -> None:
+    """Corpus, clean rows, weights and configs."""
     data = noisy_images(num_train, num_clean, kind, rate, seed)
     model = train_network(data.train, SETTINGS, seed)
     for name, images, flags_N in (("train", data.train, data.is_wrong_N), ("clean", data.clean, None)):
@@ -113,9 +115,10 @@ def write_example(folder: Path, num_train: int, num_clean: int, kind: NoiseKind,
         pq.write_table(pa.table(columns), folder / name / "0.parquet", row_group_size=256)
     (folder / "model").mkdir()
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, folder / "model/w.safetensors")
-    config = folder / "mislabel.toml"
-    config.write_text(CONFIG.format(folder=folder, names=json.dumps(CLASS_NAMES)), encoding="utf-8")
-    return config
+    names, queries = json.dumps(CLASS_NAMES), QUERIES.format(folder=folder)
+    for run, top_k, asked in (("mislabel", 60, queries), ("memorize", 12, "")):
+        text = CONFIG.format(kind=run, folder=folder, names=names, top_k=top_k, queries=asked)
+        (folder / f"{run}.toml").write_text(text, encoding="utf-8")
 
 
 @torch.no_grad()
@@ -134,7 +137,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     given = arguments.rows, arguments.clean, arguments.noise, arguments.rate, arguments.seed
-    print(write_example(arguments.folder, *given))
+    write_example(arguments.folder, *given)
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ group_column = "label"             # one query for each class (docs/MISLABEL.md 
 # limit = 1000
 
 [update]
-kind = "kfac"                      # or "ekfac", "diagonal", "sgd", "adam"; see `finf init scan`
+kind = "ekfac"                     # the best that was measured; or "kfac", "sgd", ...: see `finf init scan`
 move_nats = 0.1
 
 [rank]

@@ -1,6 +1,6 @@
 """The report of a run of kind "memorize": the rows of each class that hang most on themselves, groups of doubles."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,8 +61,7 @@ def _doubles(groups: pa.Table, rows: pa.Table, job: ScanJob) -> Section | None:
     scores = group_scores(job)
     if not len(scores):
         return None
-    alone = dict(zip(_places(rows), rows["multiple"].to_pylist(), strict=True))
-    name_of = dict(zip(_places(rows), rows["document_id"].to_pylist(), strict=True))
+    of_place = dict(zip(_places(rows), rows.select(["document_id", "label", "multiple"]).to_pylist(), strict=True))
     members: dict[str, list[tuple[str, int]]] = {}
     for group, place in zip(groups["query_id"].to_pylist(), _places(groups), strict=True):
         members.setdefault(group, []).append(place)
@@ -70,18 +69,23 @@ def _doubles(groups: pa.Table, rows: pa.Table, job: ScanJob) -> Section | None:
     return {
         "title": "Near-duplicates taken together",
         "note": "What the rows of a group lose for each unit of step when all of them are unlearned at once, beside "
-        "the largest that one of them loses alone: doubles hide each other.",
-        "columns": ["rows of the group", "count", "together", "largest alone"],
+        "the largest that one of them loses alone: doubles hide each other. Doubles under different labels are worth a "
+        "look: at most one of these is right.",
+        "columns": ["rows of the group", "count", "labels", "together", "largest alone"],
         "rows": [
-            [
-                _list(name_of[place] for place in members[line["group"]]),
-                len(members[line["group"]]),
-                line["self_influence"] / _median(rows),
-                max(alone[place] for place in members[line["group"]]),
-            ]
+            _double(line, [of_place[place] for place in members[line["group"]]], rows, job.spec.corpus)
             for line in lines
         ],
     }
+
+
+def _double(
+    line: Mapping[str, Any], members: Sequence[Mapping[str, Any]], rows: pa.Table, corpus: CorpusSpec
+) -> list[Any]:
+    labels = dict.fromkeys(each["label"] for each in members if each["label"] is not None)
+    together, alone = line["self_influence"] / _median(rows), max(each["multiple"] for each in members)
+    names = [each["document_id"] for each in members]
+    return [_list(names), len(members), ", ".join(map(corpus.label_name, labels)), together, alone]
 
 
 def _in_medians(rows: pa.Table) -> pa.Table:
@@ -98,9 +102,8 @@ def _places(table: pa.Table) -> list[tuple[str, int]]:
     return list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
 
 
-def _list(names: Iterator[str]) -> str:
-    found = list(names)
-    return ", ".join(found[:4]) + (f" and {len(found) - 4:,} more" if len(found) > 4 else "")
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4:,} more" if len(names) > 4 else "")
 
 
 def _group(name: str, table: pa.Table, corpus: CorpusSpec, evidence: Mapping[tuple[str, int], Section]) -> Section:

@@ -5,21 +5,32 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import image_example
 import numpy as np
 import pytest
+import scan_example
 import torch
 from image_example import FACTORY, as_png, digit_network, digits, save_network, train_network, write_images
+from report_page import OpenPage, overflow
 from safetensors.torch import load_file
-from test_mislabel import as_toml
 from test_scan import FINF, WAIT_SECONDS
 from tiny_classifiers import as_rows, examples, slow_gradients, slow_probabilities, tiny_cnn, tiny_mlp
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finf_core import UpdateSpec, fit_curvature, mirrored_update
 from finf_core.errors import InputError
 from finf_core.near_duplicates import alike_images, alike_texts, groups_of, image_signature, text_signature
 from finf_core.self_influence import self_influence, self_moving
+from finf_core.spec import CorpusSpec, ModelSpec, ScanSpec
 from tasks import storage
 from tasks.config import parse_config
+from tasks.memorized import rank_memorized
+from tasks.near_duplicates import find_groups, group_bundles
+from tasks.publish_report import publish_report
+from tasks.resolve_inputs import resolve_inputs
+from tasks.score_shards import planned_units
+from tasks.shard_scorer import ShardScorer
+from tasks.shown_rows import publish_shown, shown_bundles
 
 NUM_ROWS, NUM_WRONG, NUM_DOUBLES = 120, 12, 3
 DAMPING = 0.2
@@ -151,11 +162,11 @@ def run_memorize(config: Path, store: Path, environment: dict[str, str]) -> Path
 
 
 def test_every_row_is_ranked_doubles_are_taken_together_and_what_is_lost_is_made_again(
-    tmp_path: Path, finf_environment: dict[str, str]
+    tmp_path: Path, finf_environment: dict[str, str], open_page: OpenPage
 ) -> None:
     table = write_example(tmp_path)
     config = tmp_path / "memory.toml"
-    config.write_text(as_toml(table))
+    config.write_text(image_example.toml(table))
     run = run_memorize(config, tmp_path / "store", finf_environment)
     rows = storage.read_table(str(run / "memorized.parquet")).to_pylist()
     assert [row["rank"] for row in rows] == list(range(1, NUM_ROWS + NUM_DOUBLES + 1))
@@ -172,13 +183,17 @@ def test_every_row_is_ranked_doubles_are_taken_together_and_what_is_lost_is_made
     names = {row["document_id"] for row in rows if (row["shard"], row["row"]) in doubles}
     assert names == {"train-60", *(f"train-{NUM_ROWS + number}" for number in range(NUM_DOUBLES))}
     report = json.loads((run / "report.json").read_text())
-    [[_, count, together, alone]] = report["tables"][1]["rows"]
+    [[_, count, double_labels, together, alone]] = report["tables"][1]["rows"]
     assert count == NUM_DOUBLES + 1
+    assert double_labels == str(digits()[1][60])
     assert together == pytest.approx(count * alone, rel=1e-4)
     cards = [card for group in report["groups"] for found in group["lists"] for card in found["cards"]]
     assert len(report["groups"]) == 10
     assert all(card["picture"] for card in cards)
     assert "queries" not in report["inputs"]
+    page = open_page(report)
+    assert page.locator("img.picture").count() == len(cards)
+    assert overflow(page) == 0
 
     before = (run / "memorized.parquet").read_bytes()
     [measured] = (tmp_path / "store" / "cache").glob("memory-*")
@@ -207,6 +222,56 @@ def slow_norms(folder: Path, num_rows: int) -> list[float]:
         gradients = torch.autograd.grad(nats, list(network.parameters()))
         found.append(sum(float((each**2).sum()) for each in gradients))
     return found
+
+
+def test_texts_are_measured_too_and_their_doubles_are_found(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    texts = scan_example.corpus_texts(40)
+    texts += [f"{texts[37]} and that is all", texts[37].upper()]
+    corpus = scan_example.write_shards(str(tmp_path / "corpus"), texts, 2)
+    spec = ScanSpec(
+        name="texts",
+        kind="memorize",
+        model=ModelSpec(path=str(tiny_checkpoint), context_tokens=48, overlap_tokens=8),
+        corpus=CorpusSpec(path=corpus, id_column="id"),
+        update=UpdateSpec(kind="sgd"),
+    )
+    job = resolve_inputs(spec, scan_example.run_options(str(tmp_path / "store")))
+    scorer = ShardScorer(job)
+    for unit in planned_units(job):
+        scorer.measure_rows(unit)
+    find_groups(job)
+    for bundle in group_bundles(job).planned():
+        scorer.measure_groups(bundle)
+    rank_memorized(job)
+    publish_shown(job)
+    for bundle in shown_bundles(job).planned():
+        scorer.explain(bundle)
+    publish_report(job, [])
+    rows = {row["document_id"]: row for row in storage.read_table(job.memorized_uri).to_pylist()}
+    assert len(rows) == len(texts)
+    groups = storage.read_table(job.groups_uri)
+    assert groups["query_id"].to_pylist() == ["group 1"] * 3
+
+    document = min(rows, key=lambda name: rows[name]["num_targets"])  # fits in one window
+    text = texts[int(document.removeprefix("doc-"))]
+    nats, squares, num_targets = slow_text(tiny_checkpoint, text)
+    assert rows[document]["num_targets"] == num_targets
+    assert rows[document]["loss_nats"] == pytest.approx(nats, rel=1e-4)
+    assert rows[document]["self_influence"] == pytest.approx(squares / num_targets, rel=1e-3)
+    report = json.loads(storage.read_bytes(job.file("report.json")))
+    cards = report["groups"][0]["lists"][0]["cards"]
+    assert [card["title"] for card in cards] == list(rows)[: len(cards)]
+    assert cards[0]["text"] == texts[int(cards[0]["title"].removeprefix("doc-"))]
+
+
+def slow_text(checkpoint: Path, text: str) -> tuple[float, float, int]:
+    """Nats, |∇|² and targets of a text, by transformers alone in float64."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float64)
+    ids = AutoTokenizer.from_pretrained(checkpoint)(text, return_tensors="pt")["input_ids"]
+    logits = model(ids).logits[0]
+    nats = sum(torch.logsumexp(logits[at], 0) - logits[at, ids[0, at + 1]] for at in range(ids.shape[1] - 1))
+    gradients = torch.autograd.grad(nats, list(model.parameters()))
+    return float(nats.detach()), sum(float((each**2).sum()) for each in gradients), ids.shape[1] - 1
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import image_example
 import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
 from image_example import digit_network, digits
 from noisy_example import NAMES, NUM_ROWS, NUM_WRONG, write_noisy_example, wrong_rows
+from report_page import OpenPage, overflow
 from safetensors.torch import load_file
 from sklearn.metrics import roc_auc_score
 from test_scan import FINF, WAIT_SECONDS
@@ -122,11 +124,11 @@ def run_mislabel(config: Path, store: Path, environment: dict[str, str]) -> dict
 
 
 def test_wrong_labels_come_first_as_slowly_computed_and_what_is_lost_is_made_again(
-    tmp_path: Path, finf_environment: dict[str, str]
+    tmp_path: Path, finf_environment: dict[str, str], open_page: OpenPage
 ) -> None:
     table = write_noisy_example(tmp_path)
-    file = tmp_path / "labels.json.toml"
-    file.write_text(as_toml(table))
+    file = tmp_path / "labels.toml"
+    file.write_text(image_example.toml(table))
     found = run_mislabel(file, tmp_path / "store", finf_environment)
     run = Path(found["run"])
     suspects = storage.read_table(str(run / "suspects.parquet"))
@@ -156,9 +158,11 @@ def test_wrong_labels_come_first_as_slowly_computed_and_what_is_lost_is_made_aga
     assert [card["title"] for card in cards] == suspects["document_id"].to_pylist()[:12]
     assert all(card["picture"] for card in cards)
     assert {card["facts"]["label"] for card in cards} <= set(NAMES)
-    page = (run / "report.html").read_text()
-    assert page.count("<img") == 12
-    assert "Labels that are taken for one another" in page
+    page = open_page(report)
+    assert page.locator("img.picture").count() == 12
+    assert page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth === 8)")
+    assert page.locator("h2").all_inner_texts()[:2] == ["Suspects by class", "Labels that are taken for one another"]
+    assert overflow(page) == 0
 
     before = (run / "suspects.parquet").read_bytes()
     [labels] = (tmp_path / "store" / "cache").glob("labels-*")
@@ -170,13 +174,6 @@ def test_wrong_labels_come_first_as_slowly_computed_and_what_is_lost_is_made_aga
     assert (run / "suspects.parquet").read_bytes() == before
     assert units[0].exists()
     assert units[1].stat().st_mtime_ns == kept
-
-
-def as_toml(table: dict[str, Any]) -> str:
-    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
-    sections = {key: value for key, value in table.items() if isinstance(value, dict)}
-    lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
-    return "\n".join([*lines, *(f"[{name}]\n{as_toml(section)}" for name, section in sections.items())]) + "\n"
 
 
 def slow_rows(folder: Path, store: Path, labels: list[int]) -> list[dict[str, float]]:
