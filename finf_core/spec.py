@@ -249,7 +249,7 @@ class RankSpec:
     """What is kept of the scores."""
 
     top_k: int = 20
-    by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
+    by: Literal["mirror_ratio", "row_ratio", "control_z", "score"] = "row_ratio"  # see finf_core.scores
     mirror_k: int | None = None  # rows kept by mirror ratio beside the top_k of `by`; None: as many
     opponents_k: int = 0  # rows kept from the other end of `by`: those that the model reads better without the query
     lexical_k: int = 3  # rows kept by shared n-grams, as many by BM25 (finf_core.lexical); 0: words are not compared

@@ -198,8 +198,8 @@ move_nats = 0.1
 top_k = 20                         # rows that the model puts first
 lexical_k = 20                     # rows that BM25 puts first; give as many, or the two cannot be compared
 # opponents_k = 5
-# by = "control_z"                 # default "row_ratio"; control_z takes away rows that move for every fact: use it
-                                   # when some twenty facts or more are asked for
+by = "score"                       # nats that the whole row loses: a fact is a small part of a row, and the other
+                                   # orders, which divide by the row's length, lose it; long rows: "mirror_ratio"
 
 # [truth]                          # where it is known: MRR and recall, by the model, by BM25 and by both
 # path = "truth.jsonl"             # query_id, and document_id or shard and row; or

@@ -58,7 +58,7 @@ def trace(job: ScanJob) -> dict[str, Any]:
     return {
         "headline": _headline(found, measures),
         "note": f"Rows are ordered by {job.spec.rank.by}: what a row loses when the model unlearns the fact by a small "
-        "step. BM25 reads the words alone. A row that the model leans on need not state the fact.",
+        "step. BM25 reads the words alone: prompt and answer. A row that the model leans on need not state the fact.",
         "summary": {"num_queries": len(found), **measures},
         "tables": tables,
         "groups": [_group(each, truth, job, ignored) for each in found],

@@ -56,7 +56,7 @@ def test_a_trace_lists_measures_and_shows_the_rows_behind_facts(
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     top = storage.read_table(storage.join(result["run"], "top.parquet")).to_pylist()
-    for order, by in (("model", "row_ratio"), ("words", "bm25")):
+    for order, by in (("model", "score"), ("words", "bm25")):
         ranked = {
             fact: [row["document_id"] for row in sorted(top, key=lambda row: -row[by]) if row["query_id"] == fact][:10]
             for fact in trace_example.ASKED

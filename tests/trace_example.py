@@ -60,7 +60,7 @@ def write_example(folder: Path) -> dict[str, Any]:
             "target": "{answer}",
         },
         "update": {"curvature_rows": 128},
-        "rank": {"top_k": 10, "lexical_k": 10, "opponents_k": 2},
+        "rank": {"top_k": 10, "lexical_k": 10, "opponents_k": 2, "by": "score"},
         "truth": {"column": "facts", "query_column": "fact"},
     }
 
