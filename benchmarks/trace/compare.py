@@ -11,10 +11,9 @@ from benchmarks.trace.gradients import Recipe, Rows, make_recipes, row_products
 from benchmarks.trace.kept import kept
 from benchmarks.trace.measure import fused_places, grade_places, places_in, places_of, rankings_of
 from benchmarks.trace.prepare import Prepared
-from benchmarks.trace.scans import CLOZE, SHORT, STATEMENT, STYLES, Style, run_trace
+from benchmarks.trace.scans import CLOZE, SENTENCE, SHORT, STATEMENT, STYLES, Style, fact_line, run_trace
 from finf_core.lexical import LexicalIndex, QueryText, count_words
 from finf_core.scores import Floats, Ints
-from finf_core.spec import UpdateSpec
 from finf_core.template import fill_template
 from tasks.checkpoint import load_language_model
 from tasks.encode import encode_query, encode_rows
@@ -24,13 +23,14 @@ from tasks.queries import Query
 
 CURVATURE_ROWS = 2048
 DOT, DEFAULT = "gradient", "kfac, damping 0.1"
-SCANS: Mapping[str, tuple[Style, str, UpdateSpec]] = {  # what `finf trace` is asked for
-    "finf, row_ratio": (CLOZE, "row_ratio", UpdateSpec()),
-    "finf, control_z": (CLOZE, "control_z", UpdateSpec()),
-    "finf, row_ratio, only MLPs move": (CLOZE, "row_ratio", UpdateSpec(moves="*.mlp.*")),
-    "finf, control_z, loss on the statement": (STATEMENT, "control_z", UpdateSpec()),
-    "finf, control_z, short name": (SHORT, "control_z", UpdateSpec()),
+SCANS: Mapping[str, tuple[Style, str]] = {  # what `finf trace` is asked for
+    "finf, score": (CLOZE, "score"),
+    "finf, score, the sentence's own words": (SENTENCE, "score"),
+    "finf, row_ratio": (CLOZE, "row_ratio"),
+    "finf, score, short name": (SHORT, "score"),
+    "finf, score, loss on the statement": (STATEMENT, "score"),
 }
+SAID = {CLOZE.name: "", SHORT.name: ", short name", SENTENCE.name: ", the sentence's own words"}  # that differ in words
 Tell = Callable[[str], None]
 
 
@@ -66,42 +66,40 @@ def _measure(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     facts = prepared.reported
     true_row_Q = [prepared.row_of[fact.fact_id] for fact in facts]
-    words = {style.name: _bm25(prepared, facts, style) for style in (CLOZE, SHORT)}
-    words["prompt"] = _bm25(prepared, facts, CLOZE, with_target=False)
-    bm25 = rankings_of(words[CLOZE.name])
-    against_Q = places_in(bm25, true_row_Q)
-    found = {"BM25": grade_places(places_of(words[CLOZE.name], true_row_Q))}
-    found["BM25, without the answer"] = grade_places(places_of(words["prompt"], true_row_Q), against_Q)
-    short = rankings_of(words[SHORT.name])
-    short_Q = places_in(short, true_row_Q)
-    found["BM25, short name"] = grade_places(short_Q)
-    seconds: dict[str, Any] = {}
-    for name, (style, by, update) in SCANS.items():
-        traced = run_trace(prepared, facts, style, by, update)
-        seconds[name] = traced.seconds
-        theirs, theirs_Q = (short, short_Q) if style is SHORT else (bm25, against_Q)
-        found[name] = grade_places(places_in(traced.rankings, true_row_Q), theirs_Q)
-        found[f"{name} + BM25"] = grade_places(fused_places(traced.rankings, theirs, true_row_Q), theirs_Q)
-        if (style, by) == (CLOZE, "row_ratio"):
-            found[name.replace(by, "mirror_ratio")] = grade_places(
-                places_in(traced.by_mirror_ratio, true_row_Q), against_Q
-            )
-        tell(f"{name}: {found[name]['mrr']} with BM25 {found[f'{name} + BM25']['mrr']}")
+    words = {style.name: _bm25(prepared, facts, style) for style in STYLES}
+    bm25 = {name: rankings_of(scores) for name, scores in words.items()}
+    against = {name: places_of(scores, true_row_Q) for name, scores in words.items()}
+    found = {f"BM25{SAID[style]}": grade_places(against[style]) for style in SAID}
+    without = _bm25(prepared, facts, CLOZE, with_target=False)
+    found["BM25, without the answer"] = grade_places(places_of(without, true_row_Q), against[CLOZE.name])
+    against_Q, of_words = against[CLOZE.name], bm25[CLOZE.name]
     first_order = _first_order(prepared, model, rows, facts, "reported", {DOT, DEFAULT, chosen[0]}, tell)
     named = {"gradient dot product": (DOT, "score"), "gradient cosine": (DOT, "over the row's gradient")}
     named |= {
-        "finf to first order, every row, control_z": (DEFAULT, "control_z"),
+        "finf to first order, every row, score": (DEFAULT, "score"),
         "finf to first order, every row, the chosen recipe": chosen,
     }
     for name, (recipe, order) in named.items():
         found[name] = grade_places(places_of(first_order[recipe][order], true_row_Q), against_Q)
         found[f"{name} + BM25"] = grade_places(
-            fused_places(rankings_of(first_order[recipe][order]), bm25, true_row_Q), against_Q
+            fused_places(rankings_of(first_order[recipe][order]), of_words, true_row_Q), against_Q
         )
     if with_minilm:
         scores = _minilm(prepared, facts)
         found["MiniLM"] = grade_places(places_of(scores, true_row_Q), against_Q)
-        found["MiniLM + BM25"] = grade_places(fused_places(rankings_of(scores), bm25, true_row_Q), against_Q)
+        found["MiniLM + BM25"] = grade_places(fused_places(rankings_of(scores), of_words, true_row_Q), against_Q)
+    seconds: dict[str, Any] = {}
+    for name, (style, by) in SCANS.items():
+        traced = run_trace(prepared, facts, style, by)
+        seconds[name] = traced.seconds
+        theirs_Q, fused_Q = against[style.name], fused_places(traced.rankings, bm25[style.name], true_row_Q)
+        found[name] = grade_places(places_in(traced.rankings, true_row_Q), theirs_Q)
+        found[f"{name} + BM25"] = grade_places(fused_Q, theirs_Q)
+        if name == "finf, score":
+            found[name.replace(by, "mirror_ratio")] = grade_places(
+                places_in(traced.by_mirror_ratio, true_row_Q), theirs_Q
+            )
+        tell(f"{name}: {found[name]['mrr']} with BM25 {found[f'{name} + BM25']['mrr']}")
     return found, seconds
 
 
@@ -154,7 +152,7 @@ def _mrr(scores_RQ: Floats, facts: Sequence[Fact], prepared: Prepared) -> float:
 
 def _bm25(prepared: Prepared, facts: Sequence[Fact], style: Style, with_target: bool = True) -> Floats:
     """finf's own, with the words of all rows counted."""
-    lines = [{"prompt": fact.prompt, "short_prompt": fact.short_prompt, "target": fact.target} for fact in facts]
+    lines = list(map(fact_line, facts))
     texts = [
         QueryText(fill_template(style.context, line), fill_template(style.target, line) if with_target else "")
         for line in lines

@@ -46,6 +46,11 @@ class Fact:
         return f" {self.tail}"
 
     @property
+    def sentence_prompt(self) -> str:
+        """The sentence itself, up to the tail: no paraphrase, but what the model has really learned."""
+        return self.text[: self.text.index(self.tail)].rstrip()
+
+    @property
     def short_prompt(self) -> str:
         """Only the last word of the head's name."""
         return PROMPTS[self.relation].format(head=self.head.split()[-1])

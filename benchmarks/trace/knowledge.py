@@ -41,6 +41,7 @@ def known_facts(
         for fact, of in zip(facts, others, strict=True)
     ]
     by_head_FN, by_tail_FN = (_nats(model, spec, pairs) for pairs in (heads, tails))
+    own_FN = _nats(model, spec, [_in_sentence(fact, of) for fact, of in zip(facts, others, strict=True)])
     gain_F = by_head_FN[:, 1:].mean(axis=1) - by_head_FN[:, 0]
     knows_F = (by_head_FN[:, :1] < by_head_FN[:, 1:]).all(axis=1) & (gain_F >= LEAST_GAIN_NATS)
     is_right_F = (by_tail_FN[:, :1] < by_tail_FN[:, 1:]).all(axis=1)
@@ -51,10 +52,18 @@ def known_facts(
         "tail_nats_after_other_heads": float(by_head_FN[:, 1:].mean()),
         "right_of_nine_tails": float(is_right_F.mean()),
         "right_of_nine_tails_known": float(is_right_F[knows_F].mean()),
+        "right_of_nine_tails_in_its_sentence": float((own_FN[:, :1] < own_FN[:, 1:]).all(axis=1).mean()),
+        "tail_nats_in_its_sentence": float(own_FN[:, 0].mean()),
+        "other_tails_nats_in_its_sentence": float(own_FN[:, 1:].mean()),
         "known_tail_nats": float(by_head_FN[knows_F, 0].mean()),
         "known_tail_nats_after_other_heads": float(by_head_FN[knows_F, 1:].mean()),
     }
     return [fact for fact, knows in zip(facts, knows_F, strict=True) if knows], numbers
+
+
+def _in_sentence(fact: Fact, others: Sequence[Fact]) -> list[tuple[str, str]]:
+    """The sentence up to the tail, then the tail or another one."""
+    return [(fact.sentence_prompt, each.target) for each in (fact, *others)]
 
 
 def _prompt(fact: Fact, head: str) -> str:

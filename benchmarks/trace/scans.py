@@ -1,7 +1,8 @@
 """finf itself, as `finf trace` runs it (one pass for all facts, then each on its best rows): no Prefect, no Ray."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ from benchmarks.many_queries import run_strategy
 from benchmarks.trace.facts import Fact
 from benchmarks.trace.measure import LISTED
 from benchmarks.trace.prepare import Prepared
-from finf_core.spec import CorpusSpec, QueriesSpec, RankSpec, ScanSpec, UpdateSpec
+from finf_core.spec import CorpusSpec, QueriesSpec, RankSpec, ScanSpec
 from tasks import storage
 
 
@@ -27,7 +28,8 @@ class Style:
 CLOZE = Style("cloze", "the tail after a prompt with the head's name; loss on the tail alone", "{prompt}", "{target}")
 STATEMENT = Style("statement", "the same text; loss on all of it", "", "{prompt}{target}")
 SHORT = Style("short name", "the prompt has only the last word of the head's name", "{short_prompt}", "{target}")
-STYLES = (CLOZE, STATEMENT, SHORT)
+SENTENCE = Style("sentence", "the true row's own words before the tail: no paraphrase", "{sentence_prompt}", "{target}")
+STYLES = (CLOZE, STATEMENT, SHORT, SENTENCE)
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,23 @@ class Traced:
     seconds: dict[str, Any]  # by stage; and the strategy
 
 
-def run_trace(prepared: Prepared, facts: Sequence[Fact], style: Style, by: str, update: UpdateSpec) -> Traced:
-    """A run of kind "trace"; its store keeps what it has done."""
+def run_trace(prepared: Prepared, facts: Sequence[Fact], style: Style, by: str) -> Traced:
+    """What a run of kind "trace" lists; kept in a file."""
+    path = prepared.folder / f"listed-{style.name.replace(' ', '-')}-{by}.json"
+    if not path.exists():
+        path.write_text(json.dumps(asdict(_run(prepared, facts, style, by))))
+    return Traced(**json.loads(path.read_text()))
+
+
+def _run(prepared: Prepared, facts: Sequence[Fact], style: Style, by: str) -> Traced:
     path = str(prepared.folder / f"facts-{len(facts)}.parquet")
-    storage.publish_table(path, pa.Table.from_pylist([_line(fact) for fact in facts]))
+    storage.publish_table(path, pa.Table.from_pylist([fact_line(fact) for fact in facts]))
     spec = ScanSpec(
         kind="trace",
         name=f"{style.name.replace(' ', '-')}-{by}",
         model=prepared.model,
         corpus=CorpusSpec(path=str(prepared.folder / "corpus.parquet"), id_column="id"),
         queries=QueriesSpec(path=path, id_column="id", context=style.context, target=style.target),
-        update=update,
         rank=RankSpec(top_k=LISTED, by=by, lexical_k=LISTED),  # type: ignore[arg-type]
     )
     job, seconds = run_strategy(spec, str(prepared.folder / "store"))
@@ -67,6 +75,6 @@ def _rankings(lines: Sequence[dict[str, Any]], facts: Sequence[Fact], by: str) -
     return list(found.values())
 
 
-def _line(fact: Fact) -> dict[str, str]:
+def fact_line(fact: Fact) -> dict[str, str]:
     prompts = {"prompt": fact.prompt, "short_prompt": fact.short_prompt, "target": fact.target}
-    return {"id": fact.fact_id} | prompts
+    return {"id": fact.fact_id, "sentence_prompt": fact.sentence_prompt} | prompts
