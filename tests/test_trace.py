@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from test_scan import run_finf
 from finf_core.alignment import same_words
 from finf_core.errors import InputError
 from finf_core.fusion import fuse_rankings
+from flows.config_template import TEMPLATES
 from tasks import storage
 from tasks.config import parse_config
 from tasks.job import ScanJob
@@ -213,3 +215,13 @@ def test_measures_are_means_over_the_queries_whose_true_rows_are_known() -> None
     assert numbers["recall_at_1"] == pytest.approx({"model": 0.0, "words": 1.0, "both": 0.0})
     assert numbers["recall_at_2"] == pytest.approx({"model": 0.0, "words": 3 / 4, "both": 3 / 4})
     assert numbers.keys() == {"mrr", "recall_at_1", "recall_at_2"}
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "TRACE.md"
+
+
+@pytest.mark.parametrize("text", [*re.findall(r"```toml\n(.*?)```", PAGE.read_text(), re.DOTALL), TEMPLATES["trace"]])
+def test_the_configs_that_are_shown_are_valid(text: str) -> None:
+    spec = parse_config(tomllib.loads(text), "shown")
+    assert (spec.kind, spec.rank.by) == ("trace", "score")
+    assert spec.rank.top_k == spec.rank.lexical_k
