@@ -1,6 +1,7 @@
 """What the benchmark of facts counts, by hand."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from benchmarks.trace.facts import PROMPTS, facts_of
 from benchmarks.trace.gradients import Products
 from benchmarks.trace.measure import fused_places, grade_places, places_in, places_of, rankings_of
-from benchmarks.trace.page import HEADING, replace_section
+from benchmarks.trace.page import HEADING, INTRODUCTION, ORDERS, render_section
 
 SENTENCE = {
     "id": "P177-4",
@@ -67,9 +68,15 @@ def test_products_are_normalised_by_targets_slope_and_gradient() -> None:
     assert orders["over the row's gradient"].tolist() == [[2.0, 4.0], [3.0, 4.0]]
 
 
-def test_a_section_takes_the_place_of_the_one_before_and_leaves_the_others() -> None:
-    page = "# Results\n\n## One\n\ntext\n"
-    once = replace_section(page, f"{HEADING}\n\nfirst\n")
-    assert once == f"# Results\n\n## One\n\ntext\n\n{HEADING}\n\nfirst\n"
-    twice = replace_section(once + "\n## Last\n\nend\n", f"{HEADING}\n\nsecond\n")
-    assert twice == f"# Results\n\n## One\n\ntext\n\n{HEADING}\n\nsecond\n\n## Last\n\nend\n"
+def test_the_page_shows_the_best_method_first_and_every_interval() -> None:
+    of = grade_places(np.array([1.0, 2.0]))
+    worse = grade_places(np.array([2.0, 4.0]), np.array([1.0, 2.0]))
+    numbers = dict.fromkeys(re.findall(r"{(\w+)[:}]", INTRODUCTION.read_text(encoding="utf-8")), 0)
+    recipes = {"kfac": dict.fromkeys(ORDERS, 0.25)}
+    found = numbers | {"training": {}, "knowledge": {}, "chosen": ["kfac", "score"], "recipes": recipes}
+    page = render_section(found | {"results": {"finf": worse, "BM25": of}}, "2026-11-27")
+    assert page.startswith(f"{HEADING}\n\n")
+    rows = [line for line in page.splitlines() if line.startswith(("| BM25", "| finf"))]
+    assert [row.split(" | ")[0] for row in rows] == ["| BM25", "| finf"]
+    assert rows[1].endswith("| 0.38 [0.25, 0.50] | 0.00 [0.00, 0.00] | 1.00 [1.00, 1.00] | -0.38 [-0.50, -0.25] |")
+    assert "| kfac | 0.250 | 0.250 | 0.250 | 0.250 |" in page

@@ -23,8 +23,9 @@ set_environment()
 
 import torch  # noqa: E402
 
+from benchmarks.pages import replace_section  # noqa: E402
 from benchmarks.trace.compare import compare  # noqa: E402
-from benchmarks.trace.page import render_section, replace_section  # noqa: E402
+from benchmarks.trace.page import render_section  # noqa: E402
 from benchmarks.trace.prepare import prepare  # noqa: E402
 
 DATA = Path(__file__).parents[2] / "../shared/data/fewrel/val_wiki.jsonl"
