@@ -11,7 +11,7 @@ from benchmarks.trace.gradients import Recipe, Rows, make_recipes, row_products
 from benchmarks.trace.kept import kept
 from benchmarks.trace.measure import fused_places, grade_places, places_in, places_of, rankings_of
 from benchmarks.trace.prepare import Prepared
-from benchmarks.trace.scans import CLOZE, SENTENCE, SHORT, STATEMENT, STYLES, Style, fact_line, run_trace
+from benchmarks.trace.scans import CLOZE, SENTENCE, SHORT, STYLES, Style, fact_line, run_trace
 from finf_core.lexical import LexicalIndex, QueryText, count_words
 from finf_core.scores import Floats, Ints
 from finf_core.template import fill_template
@@ -27,8 +27,6 @@ SCANS: Mapping[str, tuple[Style, str]] = {  # what `finf trace` is asked for
     "finf, score": (CLOZE, "score"),
     "finf, score, the sentence's own words": (SENTENCE, "score"),
     "finf, row_ratio": (CLOZE, "row_ratio"),
-    "finf, score, short name": (SHORT, "score"),
-    "finf, score, loss on the statement": (STATEMENT, "score"),
 }
 SAID = {CLOZE.name: "", SHORT.name: ", short name", SENTENCE.name: ", the sentence's own words"}  # that differ in words
 Tell = Callable[[str], None]

@@ -19,7 +19,7 @@ def render_section(found: Mapping[str, Any], day: str) -> str:
         "date": day,
         "chosen_recipe": ", ".join(found["chosen"]),
     }
-    introduction = INTRODUCTION.read_text(encoding="utf-8").format(**facts)
+    introduction = INTRODUCTION.read_text(encoding="utf-8").format(**facts).rstrip()
     parts = [HEADING, "", introduction, ""]
     parts += ["### Measured", "", *_result_table(found["results"]), ""]
     parts += ["### Recipes, on the part for choosing: MRR", "", *_recipe_table(found["recipes"]), ""]

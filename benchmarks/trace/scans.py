@@ -26,10 +26,9 @@ class Style:
 
 
 CLOZE = Style("cloze", "the tail after a prompt with the head's name; loss on the tail alone", "{prompt}", "{target}")
-STATEMENT = Style("statement", "the same text; loss on all of it", "", "{prompt}{target}")
 SHORT = Style("short name", "the prompt has only the last word of the head's name", "{short_prompt}", "{target}")
 SENTENCE = Style("sentence", "the true row's own words before the tail: no paraphrase", "{sentence_prompt}", "{target}")
-STYLES = (CLOZE, STATEMENT, SHORT, SENTENCE)
+STYLES = (CLOZE, SHORT, SENTENCE)
 
 
 @dataclass(frozen=True)
