@@ -5,8 +5,8 @@ of Wikidata. Facts are asked for in other words; asked are only those that the m
 beside that after other heads. The one true row is the sentence that states the fact. Recipes (damping, which parameters
 move, normalisation) are chosen on one part of the facts, all methods are measured on the other.
 
-Every part is kept under `--root` and not made again. The default share of the sentences takes about 20
-minutes of a quiet core, `--share 0.05` a few.
+Every part is kept under `--root` and not made again. The default share of the sentences took some 40
+minutes of two busy cores, `--share 0.05` takes a few.
 
 python -m benchmarks.trace [--root F] [--data F] [--share S] [--without-minilm] [--page FILE] [--json]
 """
