@@ -1,6 +1,6 @@
 """Which words two texts have in common, and where: what a report marks side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from re import Match
 from typing import NamedTuple
 
@@ -34,6 +34,24 @@ def shared_spans(first: str, second: str) -> list[SharedSpan]:
         )
         for code in opcodes
         if code.tag == "equal" and code.src_end - code.src_start >= FEWEST_WORDS
+    ]
+
+
+def same_words(first: str, second: str, ignored: Collection[str] = ()) -> list[SharedSpan]:
+    """Every word of the second text that stands in the first, too, beside its first place there; in order.
+
+    For texts that say the same in another order, where no run of words is shared.
+
+    Args:
+        ignored: in lower case: words that say nothing, because most texts have them.
+    """
+    place_of: dict[str, Match[str]] = {}
+    for word in WORD.finditer(first):
+        place_of.setdefault(word.group().lower(), word)
+    return [
+        SharedSpan(*place.span(), *word.span())
+        for word in WORD.finditer(second)
+        if (place := place_of.get(word.group().lower())) and word.group().lower() not in ignored
     ]
 
 

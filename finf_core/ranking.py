@@ -95,7 +95,7 @@ def _rank(
     score_RQ, mirror_RQ, row_RQ = (np.where(is_finite_RQ, each, np.nan) for each in (score_RQ, mirror_RQ, row_RQ))
     others = other_ratios(row_RQ) if others is None else others
     z_RQ = control_z(row_RQ, others)
-    by_RQ = {"mirror_ratio": mirror_RQ, "row_ratio": row_RQ, "control_z": z_RQ}[rank.by]
+    by_RQ = {"mirror_ratio": mirror_RQ, "row_ratio": row_RQ, "control_z": z_RQ, "score": score_RQ}[rank.by]
     wanted = [(by_RQ, rank.top_k), (mirror_RQ, rank.num_by_ratio), (-by_RQ, rank.opponents_k)]
     wanted += [(np.where(is_finite_RQ & (each_RQ > 0), each_RQ, np.nan), rank.lexical_k) for each_RQ in overlap or ()]
     return RankedRows(

@@ -25,8 +25,9 @@ OnBadRow = Literal["fail", "skip"]
 ChatTemplate = Literal["tokenizer", "plain"]
 LossOn = Literal["all", "assistant"]
 StrategyKind = Literal["every_query", "grouped", "one_pass"]
-# a leakage scan; proponents and opponents of each query; rows by harm to clean queries; rows by their own influence
-RunKind = Literal["scan", "attribute", "mislabel", "memorize"]
+# a leakage scan; proponents and opponents of each query; rows by harm to clean queries; rows by their own influence;
+# rows behind the facts of a language model
+RunKind = Literal["scan", "attribute", "mislabel", "memorize", "trace"]
 ModelKind = Literal["causal_lm", "classifier", "own"]
 
 
@@ -248,7 +249,7 @@ class RankSpec:
     """What is kept of the scores."""
 
     top_k: int = 20
-    by: Literal["mirror_ratio", "row_ratio", "control_z"] = "row_ratio"  # see finf_core.scores
+    by: Literal["mirror_ratio", "row_ratio", "control_z", "score"] = "row_ratio"  # see finf_core.scores
     mirror_k: int | None = None  # rows kept by mirror ratio beside the top_k of `by`; None: as many
     opponents_k: int = 0  # rows kept from the other end of `by`: those that the model reads better without the query
     lexical_k: int = 3  # rows kept by shared n-grams, as many by BM25 (finf_core.lexical); 0: words are not compared
@@ -293,6 +294,29 @@ class DuplicatesSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TruthSpec:
+    """Of a trace: which rows are known to state the fact of a query, where that is known. Changes no score."""
+
+    path: str | None = None  # Parquet or JSONL: query_id, and document_id or shard and row
+    column: str | None = None  # or a column of the corpus: rows that have the query's value there are true
+    query_column: str | None = None  # where queries have that value; None: a column of the same name
+    recall_at: tuple[int, ...] = (1, 10)
+
+    def __post_init__(self) -> None:
+        _require(self.path is None or self.column is None, "truth.path and truth.column: give one of the two")
+        _require(self.query_column is None or self.column is not None, "truth.query_column goes with truth.column")
+        _require(all(k >= 1 for k in self.recall_at), "truth.recall_at: want numbers from 1")
+
+    @property
+    def is_given(self) -> bool:
+        return self.path is not None or self.column is not None
+
+    @property
+    def column_of_queries(self) -> str | None:
+        return self.query_column or self.column
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScanSpec:
     """A run: every row of the corpus is scored against every query. What is made of the scores is its kind."""
 
@@ -305,6 +329,7 @@ class ScanSpec:
     strategy: StrategySpec = StrategySpec()
     verdict: VerdictSpec = VerdictSpec()
     duplicates: DuplicatesSpec = DuplicatesSpec()
+    truth: TruthSpec = TruthSpec()
     kind: RunKind = "scan"
 
     def __post_init__(self) -> None:
@@ -322,6 +347,8 @@ class ScanSpec:
         if self.kind == "mislabel":
             self._check_mislabel()
         _require(self.is_scan or self.queries.controls is None, "queries.controls are for verdicts: kind = 'scan'")
+        _require(self.kind != "trace" or self.model.reads_text, "kind = 'trace' wants a language model")
+        _require(self.kind == "trace" or not self.truth.is_given, "truth.path and truth.column are for kind = 'trace'")
         _require(
             self.strategy.kind != "grouped" or self.rank.by != "control_z",
             "strategy.kind = 'grouped' cannot order by control_z: a group's pass knows no single query's ratio",

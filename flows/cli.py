@@ -57,7 +57,7 @@ def demo(
 
 @app.command()
 def init(
-    kind: Annotated[str, typer.Argument(help="scan, attribute, mislabel or memorize")],
+    kind: Annotated[str, typer.Argument(help="scan, attribute, mislabel, memorize or trace")],
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("finf.toml"),
     as_json: Json = False,
 ) -> None:
@@ -77,6 +77,7 @@ RUNS = {
     "attribute": "Proponents and opponents of each query among the rows; exit code 4 when rows were set aside.",
     "memorize": "Training rows by the influence on themselves: what was learned by heart; exit code 4 likewise.",
     "mislabel": "Training rows by harm to clean validation rows: wrong labels come first; exit code 4 likewise.",
+    "trace": "Rows behind each fact of a language model, by it and by words; exit code 4 when rows were set aside.",
 }
 
 

@@ -171,4 +171,41 @@ most_rows = 50_000                 # of a larger corpus no groups are sought
 top_k = 12                         # rows that the report shows of each class; memorized.parquet holds every row
 """
 
-TEMPLATES = {"scan": SCAN, "attribute": ATTRIBUTE, "mislabel": MISLABEL, "memorize": MEMORIZE}
+TRACE = """\
+# The rows that taught a language model its facts. This file says what is computed; flags say where and how.
+kind = "trace"
+name = "my-facts"
+
+[model]
+path = "path/to/checkpoint"        # Hugging Face folder with safetensors; a folder, s3://..., or a hub id
+
+[corpus]
+path = "s3://bucket/corpus/*.parquet"
+text_column = "text"               # other forms: `finf init scan`, docs/CORPUS.md
+# id_column = "document_id"
+
+[queries]
+path = "facts.jsonl"               # one line a fact: Parquet, JSONL or the name of a data set
+context = "{prompt}"               # "Mount Fuji lies in": read, not scored
+target = "{answer}"                # " Japan": the loss is taken here alone. Mind the space, as the tokenizer does
+# id_column = "fact_id"
+
+[update]
+kind = "kfac"                      # see `finf init scan`
+move_nats = 0.1
+
+[rank]
+top_k = 20                         # rows that the model puts first
+lexical_k = 20                     # rows that BM25 puts first; give as many, or the two cannot be compared
+# opponents_k = 5
+by = "score"                       # nats that the whole row loses: a fact is a small part of a row, and the other
+                                   # orders, which divide by the row's length, lose it; long rows: "mirror_ratio"
+
+# [truth]                          # where it is known: MRR and recall, by the model, by BM25 and by both
+# path = "truth.jsonl"             # query_id, and document_id or shard and row; or
+# column = "facts"                 # a column of the corpus (values or lists): rows with the query's value are true
+# query_column = "fact"            # the queries' column of such values; default: the same name
+# recall_at = [1, 10]
+"""
+
+TEMPLATES = {"scan": SCAN, "attribute": ATTRIBUTE, "mislabel": MISLABEL, "memorize": MEMORIZE, "trace": TRACE}

@@ -50,6 +50,7 @@ from tasks.shown_rows import explain_rows, shown_bundles
 from tasks.solve_updates import pending_queries, solve_updates
 from tasks.surveys import Survey, is_surveyed, labels_survey, survey_rows
 from tasks.suspects import rank_suspects
+from tasks.true_rows import find_true_rows
 
 NOBODY_THERE = "Failed to reach API"  # all that Prefect's bare RuntimeError says of it
 
@@ -117,6 +118,13 @@ def _check(stages: Stages, job: ScanJob, pool: ActorPool) -> None:
         key=job.fingerprint,
         done=lambda: _there(job, job.model_check_uri),
     )
+    if job.spec.truth.is_given:
+        stages.once(
+            "find true rows",
+            lambda: find_true_rows(job),
+            key=job.fingerprint,
+            done=lambda: _there(job, job.truth_uri),
+        )
     if job.spec.update.kind not in WITHOUT_CURVATURE:
         stages.once(
             "fit curvature",

@@ -9,6 +9,8 @@ from tasks.report_queries import Section, asked_queries, rows_of_queries
 PROPONENTS = "Unlearning the query hurts these rows most: the model leans on what they share with it."
 OPPONENTS = "Unlearning the query helps these rows: they pull the model the other way."
 
+MARKS = ("text", "spans", "token_ends", "token_ratios")  # what `finf_core.report.marked_text.row_markup` reads
+
 
 def attribution(job: ScanJob) -> dict[str, Any]:
     """The parts of the report that are the answer: a group for each query, best rows first, opponents from the end."""
@@ -50,4 +52,5 @@ def card(row: Mapping[str, Any], by: str) -> Section:
         "facts": {"score": row["score"], "mirror ratio": row["mirror_ratio"], "base loss": row["base_nats"]},
         "text": evidence.get("text") or row["text_excerpt"],
         "picture": evidence.get("picture"),
+        "evidence": {key: evidence[key] for key in MARKS} if evidence.get("token_ends") else None,
     }

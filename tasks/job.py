@@ -39,13 +39,14 @@ class ScanJob:
     set_digest: str = ""  # of the queries' texts alone (tasks.query_sets): what units are named by
     sample_digest: str | None = None  # of corpus.sample
     optimizer_digest: str | None = None  # of update.optimizer_state
+    truth_digest: str | None = None  # of truth.path
     precision: Precision | None = None  # chosen before scoring (tasks.check_precision); not part of the run's identity
     strategy: StrategySpec | None = None  # likewise (tasks.choose_strategy); its kind is not "auto"
 
     @property
     def fingerprint(self) -> str:
-        inputs = (self.model_digest, self.shards_digest, self.queries_digest, self.sample_digest, self.optimizer_digest)
-        return fingerprint([SCORING_VERSION, self.spec, list(inputs)])
+        inputs = [self.model_digest, self.shards_digest, self.queries_digest, self.sample_digest, self.optimizer_digest]
+        return fingerprint([SCORING_VERSION, self.spec, [*inputs, self.truth_digest]])
 
     @property
     def update(self) -> UpdateSpec:
@@ -240,6 +241,11 @@ class ScanJob:
     def suspects_uri(self) -> str:
         """Every row, the most harmful first."""
         return self.file("suspects.parquet")
+
+    @property
+    def truth_uri(self) -> str:
+        """Which rows are known to be true for which query."""
+        return self.file("truth.parquet")
 
     @property
     def totals_uri(self) -> str:

@@ -25,6 +25,7 @@ from tasks.memorization import memorization
 from tasks.mislabel import mislabelled
 from tasks.queries import read_queries
 from tasks.report_queries import places, query_sections
+from tasks.trace import trace
 
 NAMED_VERSIONS = ("finf", "torch", "transformers", "pyarrow", "ray", "prefect")
 
@@ -36,6 +37,7 @@ ANSWERS: dict[str, Callable[[ScanJob], dict[str, Any]]] = {  # kind of run -> it
     "attribute": attribution,
     "mislabel": mislabelled,
     "memorize": memorization,
+    "trace": trace,
 }
 
 Timing = dict[str, Any]  # stage, seconds, cached
@@ -59,7 +61,9 @@ def build_gallery(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:
     """The mapping that report.json holds and `finf_core.report.gallery` renders."""
     totals = json.loads(storage.read_bytes(job.file("totals.json")))
     totals.pop("null", None)
-    return run_record(job, timings, totals) | ANSWERS[job.spec.kind](job)
+    record, answer = run_record(job, timings, totals), ANSWERS[job.spec.kind](job)
+    record["summary"] |= answer.pop("summary", {})
+    return record | answer
 
 
 def build_report(job: ScanJob, timings: Sequence[Timing]) -> dict[str, Any]:

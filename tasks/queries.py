@@ -15,6 +15,7 @@ from finf_core.spec import QueriesSpec
 from finf_core.template import fill_template, template_columns, value_at
 from tasks import storage
 from tasks.items import ItemReader, describe_item, item_columns, pack_item
+from tasks.python_values import UNREADABLE
 from tasks.query_files import read_json_rows, read_parquet_rows
 
 SCHEMA = pa.schema(
@@ -25,6 +26,7 @@ SCHEMA = pa.schema(
         ("is_control", pa.bool_()),
         ("has_special_tokens", pa.bool_()),
         ("items", pa.list_(pa.large_binary())),
+        ("facts", pa.list_(pa.string())),
     ]
 )
 EXCERPT_CHARACTERS = 1000  # of context and of target
@@ -39,6 +41,7 @@ class Query:
     is_control: bool = False  # known to be clean: what the others are judged by
     has_special_tokens: bool = False  # those that belong there: the tokenizer adds none
     items: tuple[bytes, ...] = ()  # in place of text: one item, or a group of them (tasks.items); `target` describes it
+    facts: tuple[str, ...] = ()  # what it asks for, where the config names a column that says so (truth.column)
 
     @property
     def digest(self) -> str:
@@ -47,17 +50,20 @@ class Query:
         return fingerprint([*text, list(self.items)] if self.items else text)
 
 
-def load_queries(spec: QueriesSpec, chat: Chat | None = None, reader: ItemReader | None = None) -> list[Query]:
+def load_queries(
+    spec: QueriesSpec, chat: Chat | None = None, reader: ItemReader | None = None, fact_column: str | None = None
+) -> list[Query]:
     """Read and fill the templates; controls, if there are any, come last, under ids of their own.
 
     Args:
         chat: how chats become text; queries that are chats need it.
         reader: of items, where queries are not text.
+        fact_column: of texts: the column that says which facts they ask for.
 
     Raises:
         InputError: nothing to read, a missing column, an empty target or a repeated id; names the row.
     """
-    queries = _load(spec, chat, reader)
+    queries = _load(spec, chat, reader, fact_column)
     if spec.controls is None:
         return queries
     loaded = _load(replace(spec, path=spec.controls, limit=None), chat, reader)
@@ -73,13 +79,15 @@ def load_queries(spec: QueriesSpec, chat: Chat | None = None, reader: ItemReader
     return queries + controls
 
 
-def _load(spec: QueriesSpec, chat: Chat | None, reader: ItemReader | None) -> list[Query]:
+def _load(
+    spec: QueriesSpec, chat: Chat | None, reader: ItemReader | None, fact_column: str | None = None
+) -> list[Query]:
     queries: list[Query] = []
     rows_of_id: dict[str, int] = {}
-    for index, row in enumerate(_rows(spec, reader)):
+    for index, row in enumerate(_rows(spec, reader, fact_column)):
         if spec.limit is not None and index >= spec.limit:
             break
-        query = _query(spec, index, row, chat) if reader is None else _item_query(spec, index, row, reader)
+        query = _query(spec, index, row, chat, fact_column) if reader is None else _item_query(spec, index, row, reader)
         if query.query_id in rows_of_id and spec.group_column is not None:
             place = [other.query_id for other in queries].index(query.query_id)
             queries[place] = _joined(queries[place], query)
@@ -113,11 +121,15 @@ def queries_table(queries: Sequence[Query]) -> pa.Table:
 
 def read_queries(uri: str) -> list[Query]:
     """What `queries_table` made, from the store."""
-    return [Query(**row | {"items": tuple(row["items"])}) for row in storage.read_table(uri).to_pylist()]
+    return [
+        Query(**row | {"items": tuple(row["items"]), "facts": tuple(row["facts"])})
+        for row in storage.read_table(uri).to_pylist()
+    ]
 
 
-def _query(spec: QueriesSpec, index: int, row: dict[str, Any], chat: Chat | None) -> Query:
+def _query(spec: QueriesSpec, index: int, row: dict[str, Any], chat: Chat | None, fact_column: str | None) -> Query:
     try:
+        facts = () if fact_column is None else facts_of(value_at(row, fact_column))
         context, target = _context_and_target(spec, row, chat)
         query_id = fill_template("{" + spec.id_column + "}", row) if spec.id_column else str(index)
     except InputError as error:
@@ -128,7 +140,13 @@ def _query(spec: QueriesSpec, index: int, row: dict[str, Any], chat: Chat | None
     if not target.strip():
         raise InputError(f"{spec.path}: row {index}: the target {spec.messages_column or spec.target!r} is empty")
     has_special_tokens = spec.messages_column is not None and chat is not None and chat.has_special_tokens
-    return Query(query_id, context, target, has_special_tokens=has_special_tokens)
+    return Query(query_id, context, target, has_special_tokens=has_special_tokens, facts=facts)
+
+
+def facts_of(value: Any) -> tuple[str, ...]:
+    """The facts that a value names: itself, or each of a list; none where it is null or cannot be read."""
+    values = value if isinstance(value, list | tuple) else [value]
+    return tuple(str(each) for each in values if each is not None and each is not UNREADABLE)
 
 
 def _item_query(spec: QueriesSpec, index: int, row: dict[str, Any], reader: ItemReader) -> Query:
@@ -166,8 +184,11 @@ def _context_and_target(spec: QueriesSpec, row: dict[str, Any], chat: Chat | Non
     return fill_template(spec.context, row), fill_template(spec.target, row)
 
 
-def _rows(spec: QueriesSpec, reader: ItemReader | None) -> Iterator[dict[str, Any]]:
-    columns = _columns(spec, reader)  # a bad template is refused before anything is read
+def _rows(spec: QueriesSpec, reader: ItemReader | None, fact_column: str | None) -> Iterator[dict[str, Any]]:
+    columns = [
+        *_columns(spec, reader),
+        *filter(None, [fact_column]),
+    ]  # a bad template is refused before anything is read
     suffix = "." + spec.path.rsplit(".", 1)[-1]
     if suffix not in (PARQUET, *JSON):
         yield from _stream(spec.path)

@@ -18,6 +18,7 @@ from tasks.load_model import digest_model
 from tasks.options import RunOptions
 from tasks.queries import Query, load_queries, queries_table
 from tasks.query_sets import QuerySet
+from tasks.true_rows import digest_truth
 
 JOB = "spec.json"
 MIN_QUERIES_FOR_Z = 3  # a query is measured against at least two others
@@ -45,7 +46,8 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
     place = spec.corpus.sample
     reader = None if spec.corpus.is_text else ItemReader(spec.corpus)
     shards = _shards_with_rows(spec.corpus)
-    queries = load_queries(spec.queries, load_chat(spec), reader) if spec.queries.path else []
+    fact_column = spec.truth.column_of_queries
+    queries = load_queries(spec.queries, load_chat(spec), reader, fact_column) if spec.queries.path else []
     sample = shards if place is None else _shards_with_rows(replace(spec.corpus, path=place))
     if spec.rank.by == "control_z" and len(queries) < MIN_QUERIES_FOR_Z:
         raise InputError(
@@ -64,6 +66,7 @@ def find_inputs(spec: ScanSpec, options: RunOptions) -> Inputs:
         set_digest=QuerySet.of(queries).digest,
         sample_digest=None if place is None else digest_shards(sample),
         optimizer_digest=None if state is None else digest_chunks([storage.read_bytes(state)]),
+        truth_digest=None if spec.truth.path is None else digest_truth(spec.truth.path, queries),
     )
     return Inputs(job, shards, sample, queries)
 

@@ -4,7 +4,8 @@ A mapping with `headline`, `note` and, each optional:
 
     tables   title, note, columns, rows (of plain values)
     groups   title, text, pictures, facts, and lists: title, note, cards
-             a card: title, shard, row, source, value, facts, text, picture (PNG in base64)
+             a card: title, shard, row, source, value, facts, text, picture (PNG in base64), and optional
+             badge (a word or two), evidence (`finf_core.report.marked_text.row_markup`: marks in the text)
 
 and what `record.html` shows of any run. The page is as safe as that of a scan, and for the same reasons
 (`finf_core.report.html`).
@@ -37,6 +38,7 @@ def render_gallery(report: Mapping[str, Any]) -> str:
         "css": Markup(css),
         "policy": content_policy(css, ""),
         "most": max(map(abs, _values(report)), default=1.0) or 1.0,
+        "has_marks": any(each.get("evidence") for each in _cards(report)),
     }
     try:
         return environment().get_template("gallery.html").render(context)
@@ -47,6 +49,10 @@ def render_gallery(report: Mapping[str, Any]) -> str:
 
 
 def _values(report: Mapping[str, Any]) -> Iterator[float]:
+    return (card["value"] for card in _cards(report) if card["value"] is not None)
+
+
+def _cards(report: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for group in report.get("groups", ()):
         for found in group["lists"]:
-            yield from (card["value"] for card in found["cards"] if card["value"] is not None)
+            yield from found["cards"]

@@ -35,6 +35,17 @@ def query_markup(query: Mapping[str, Any]) -> Markup:
     return marked_text(query["text_excerpt"], marks)
 
 
+def asked_markup(asked: Mapping[str, Any]) -> Markup:
+    """What was asked, in a gallery: its context, which is not scored."""
+    return marked_text(asked["text"], [Mark(0, asked.get("context_characters", 0), "context")])
+
+
+def card_markup(card: Mapping[str, Any]) -> Markup:
+    """The text of a card, with the marks of its evidence where it has any."""
+    evidence = card.get("evidence")
+    return visible_markup(card["text"]) if evidence is None else row_markup(evidence)
+
+
 def row_markup(evidence: Mapping[str, Any]) -> Markup:
     """A part of a row: what it shares with the query, and how much of the query's loss each token took along."""
     shared = [Mark(start, stop, SHARED) for _, _, start, stop in evidence["spans"]]

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from finf_core.report import number_text
-from finf_core.report.marked_text import query_markup, row_markup
+from finf_core.report.marked_text import asked_markup, card_markup, query_markup, row_markup
 from finf_core.report.outcomes import OUTCOMES, badness
 from finf_core.report.row_links import row_command, shard_href
 from finf_core.report.visible import visible_markup, visible_text
@@ -34,7 +34,9 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
+        "asked_markup": asked_markup,
         "badness": badness,
+        "card_markup": card_markup,
         "count": number_text.count_text,
         "date": number_text.date_text,
         "decimal": number_text.decimal_text,
