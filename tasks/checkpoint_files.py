@@ -44,7 +44,7 @@ def check_files(folder: Path) -> None:
     if (folder / ADAPTER).exists():
         raise CheckpointError(f"{folder / ADAPTER}: an adapter; merge it into its base model and save that as a folder")
     for name in (CONFIG, TOKENIZER):
-        if (folder / name).exists() and CODE in _read_json(folder / name):
+        if (folder / name).exists() and CODE in read_json(folder / name):
             raise CheckpointError(
                 f"{folder / name}: {CODE} names code, and finf runs no code from a checkpoint; "
                 f"if transformers knows the model by itself, remove {CODE}"
@@ -123,7 +123,7 @@ def _weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if not (folder / INDEX).exists():
         raise CheckpointError(f"{folder}: want {WEIGHTS}, or {INDEX} and the files that it names")
-    names = _read_json(folder / INDEX).get("weight_map")
+    names = read_json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict):
         raise CheckpointError(f"{folder / INDEX}: has no weight_map")
     for name in names.values():
@@ -132,7 +132,7 @@ def _weight_files(folder: Path) -> list[Path]:
     return sorted({folder / name for name in names.values()})
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
