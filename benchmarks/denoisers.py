@@ -17,13 +17,13 @@ from finf_core.noise_schedule import NoiseSchedule, betas_of
 from finf_core.spec import ScheduleSpec
 from tasks.verification.images import FASHION_MNIST, load_images, split
 
-SIDE, BATCH = 14, 64
+SIDE, BATCH, RATE = 14, 64, 4e-3
 SCHEDULE = ScheduleSpec(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2")
 DDIM_STEPS = 25
 
 
 class ResidualDenoiser(nn.Module):
-    """Residual layers over all pixels at once: 14 times as fast on a CPU as convolutions of the same quality."""
+    """Residual layers over all pixels at once: on a CPU a tenth of the time of convolutions that learn as much."""
 
     def __init__(self, width: int = 256, num_blocks: int = 3, num_waves: int = 32) -> None:
         super().__init__()
@@ -78,8 +78,8 @@ def train(build: Callable[[], nn.Module], images_N: Tensor, kept_N: Tensor, num_
     """
     torch.manual_seed(seed)
     network, noises = build(), schedule()
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=num_steps)
+    optimizer = torch.optim.AdamW(network.parameters(), RATE)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=num_steps)
     places = kept_N.nonzero()[:, 0]
     for _ in range(num_steps):
         wanted_B, instead_B = torch.randint(len(images_N), (BATCH,)), torch.randint(1 << 30, (BATCH,))

@@ -1,6 +1,6 @@
 """Which training images did a generated image come from? Our scores against retraining, and on planted exemplars.
 
-A small denoiser is trained on 1,000 images of Fashion-MNIST (14 × 14), images are generated from it, and each method
+A small denoiser is trained on 500 images of Fashion-MNIST (14 × 14), images are generated from it, and each method
 scores every training image for each of them. Truth is made by training again, with the same start and noise:
 
 `lds`        on random halves of the images: how well summed scores order the generated images' losses (1 is perfect)
@@ -10,7 +10,7 @@ scores every training image for each of them. Truth is made by training again, w
 
 Losses of the truth are taken at timesteps and with noise that the methods did not see. Networks stay in the folder.
 
-python -m benchmarks.diffusion [--folder F] [--json]     (without --json: the section of docs/RESULTS.md)
+python -m benchmarks.diffusion [--folder F] [--page docs/RESULTS.md] [--json]
 """
 
 import argparse
@@ -18,6 +18,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from benchmarks.diffusion_methods import METHODS, Scored, score_with
 from benchmarks.diffusion_planted import Planted, plant, recall
 from benchmarks.diffusion_tables import as_markdown
 from benchmarks.diffusion_truth import Retraining, linear_datamodeling_scores, mean_and_interval, random_halves
+from benchmarks.pages import replace_section
+from finf_core.fingerprint import fingerprint
 from finf_core.scores import Floats
 
 REMOVED = (
@@ -46,17 +49,27 @@ ON_UNET = ("random", "pixel distance (L2)", "plain ascent (sgd)", "kfac", "kfac,
 
 @dataclass(frozen=True)
 class Size:
-    num_rows: int = 1000
-    num_steps: int = 1500
+    num_rows: int = 500
+    num_steps: int = 1000
     num_queries: int = 16
     num_halves: int = 24
     num_removal_queries: int = 5
-    num_removed: int = 50
+    num_removed: int = 25
     num_random_sets: int = 5
     num_seeds: int = 2
     num_marks: int = 4
     rows_per_mark: int = 6
-    unet_steps: int = 1000
+    unet_steps: int = 600
+
+
+def measure_once(folder: Path, size: Size) -> dict[str, Any]:
+    """What was measured for this size before, or is now."""
+    file = folder / f"{fingerprint(size)[:16]}.json"
+    if not file.exists():
+        found = json.dumps(measure(folder, size))
+        file.write_text(found, encoding="utf-8")
+    result: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return result
 
 
 def measure(folder: Path, size: Size) -> dict[str, Any]:
@@ -72,6 +85,7 @@ def measure(folder: Path, size: Size) -> dict[str, Any]:
     return {
         "size": vars(size),
         "parameters": {"residual": _count(ResidualDenoiser()), "unet": _count(unet())},
+        "date": date.today().isoformat(),
         "seconds_to_score": {name: each.seconds for name, each in scored.items()},
         "lds": _lds(retraining, scored, size),
         "removal": _removal(retraining, scored, size),
@@ -133,10 +147,14 @@ def _count(network: nn.Module) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("benchmark-runs/diffusion"))
+    parser.add_argument("--page", type=Path, help="replace the section in this file")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = measure(arguments.folder, Size())
+    found = measure_once(arguments.folder, Size())
+    if arguments.page:
+        page = arguments.page.read_text(encoding="utf-8")
+        arguments.page.write_text(replace_section(page, as_markdown(found)), encoding="utf-8")
     print(json.dumps(found) if arguments.json else as_markdown(found))
 
 

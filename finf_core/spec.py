@@ -29,6 +29,7 @@ RunKind = Literal["scan", "attribute"]  # a leakage scan; proponents and opponen
 ModelKind = Literal["causal_lm", "classifier", "diffusion", "own"]
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+MOST_TIMESTEPS = 1_000_000
 OF_DIFFUSERS = 0.5  # mean and standard deviation that its denoisers are trained with: shades from -1 to 1
 
 
@@ -70,7 +71,10 @@ class ScheduleSpec:
     beta_end: float = 0.02
 
     def __post_init__(self) -> None:
-        _require(self.train_timesteps >= 1, "model.diffusion.schedule.train_timesteps must be at least 1")
+        _require(
+            1 <= self.train_timesteps <= MOST_TIMESTEPS,
+            f"model.diffusion.schedule.train_timesteps must lie between 1 and {MOST_TIMESTEPS:,}",
+        )
         _require(
             0 < self.beta_start <= self.beta_end < 1,
             "model.diffusion.schedule: want 0 < beta_start <= beta_end < 1",
