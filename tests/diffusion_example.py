@@ -16,7 +16,7 @@ from finf_core.diffusion import CleanImage, Diffusion
 from finf_core.noise_schedule import NoiseSchedule, betas_of
 from finf_core.spec import Prediction, ScheduleSpec
 
-NUM_TRAIN, NUM_TEST, NUM_PLANTED = 150, 5, 2
+NUM_TRAIN, NUM_TEST, NUM_PLANTED = 100, 4, 2
 FACTORY = "diffusion_example:tiny_network"
 
 
@@ -69,7 +69,7 @@ def digit_unet() -> UNet2DModel:
     )
 
 
-def train_unet(pixels: Pixels, num_steps: int = 250) -> tuple[UNet2DModel, DDPMScheduler]:
+def train_unet(pixels: Pixels, num_steps: int = 120) -> tuple[UNet2DModel, DDPMScheduler]:
     """By the library's own schedule."""
     torch.manual_seed(0)
     network, scheduler = digit_unet(), DDPMScheduler(prediction_type="v_prediction")
@@ -107,7 +107,7 @@ def write_example(folder: Path) -> dict[str, Any]:
     return {
         "kind": "attribute",
         "name": "digits",
-        "model": {"kind": "diffusion", "path": str(folder / "model"), "diffusion": {"timesteps": 8}},
+        "model": {"kind": "diffusion", "path": str(folder / "model"), "diffusion": {"timesteps": 4}},
         "corpus": {
             "path": str(folder / "corpus"),
             "image_column": "image",
