@@ -9,9 +9,12 @@ from typing import Any
 _MODULE_OF = {
     "CausalLM": "causal_lm",
     "Classifier": "classifier",
+    "CleanImage": "diffusion",
+    "Diffusion": "diffusion",
     "ExampleLoss": "losses",
     "Labeled": "classifier",
     "MirroredUpdate": "updates",
+    "NoiseSchedule": "noise_schedule",
     "UpdateSpec": "spec",
     "Window": "windows",
     "curvature_from_tensors": "curvature",

@@ -28,7 +28,11 @@ StrategyKind = Literal["every_query", "grouped", "one_pass"]
 # a leakage scan; proponents and opponents of each query; rows by harm to clean queries; rows by their own influence;
 # rows behind the facts of a language model
 RunKind = Literal["scan", "attribute", "mislabel", "memorize", "trace"]
-ModelKind = Literal["causal_lm", "classifier", "own"]
+ModelKind = Literal["causal_lm", "classifier", "diffusion", "own"]
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+MOST_TIMESTEPS = 1_000_000
+OF_DIFFUSERS = 0.5  # mean and standard deviation that its denoisers are trained with: shades from -1 to 1
 
 
 def _require(condition: bool, message: str) -> None:
@@ -59,13 +63,49 @@ class ImagesSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScheduleSpec:
+    """The noise that a denoiser was trained with, under the names of diffusers: `finf_core.noise_schedule`."""
+
+    prediction_type: Prediction = "epsilon"
+    train_timesteps: int = 1000
+    beta_schedule: BetaSchedule = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require(
+            1 <= self.train_timesteps <= MOST_TIMESTEPS,
+            f"model.diffusion.schedule.train_timesteps must lie between 1 and {MOST_TIMESTEPS:,}",
+        )
+        _require(
+            0 < self.beta_start <= self.beta_end < 1,
+            "model.diffusion.schedule: want 0 < beta_start <= beta_end < 1",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionSpec:
+    """What the loss of an image is taken over: `finf_core.diffusion`."""
+
+    timesteps: int = 16  # spread over those of the training; each costs a forward pass
+    seed: int = 0  # of the noise, which is the same for all images, before and after an update
+    normalise: bool = False  # each timestep relative to its own error, so that none outweighs the others
+    schedule: ScheduleSpec = ScheduleSpec()  # of a network of `factory`; a folder of diffusers has its own
+
+    def __post_init__(self) -> None:
+        _require(self.timesteps >= 1, "model.diffusion.timesteps must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A causal language model in a Hugging Face folder with safetensors, or a network that your own code builds."""
+    """A causal language model in a Hugging Face folder with safetensors, a denoiser in a folder of diffusers, or a
+    network that your own code builds."""
 
     path: str
-    kind: ModelKind = "causal_lm"  # classifier: of images; own: a whole `finf_core.adapter.Adapter`
+    kind: ModelKind = "causal_lm"  # classifier, diffusion: of images; own: a whole `finf_core.adapter.Adapter`
     factory: str | None = None  # "package.module:function", no arguments: your code, run because it is named here
-    images: ImagesSpec = ImagesSpec()
+    images: ImagesSpec = ImagesSpec()  # of a diffusion: from -1 to 1 unless said otherwise
+    diffusion: DiffusionSpec = DiffusionSpec()
     digest: str | None = None  # sha256 over the folder's weights, config and tokenizer; checked when given
     context_tokens: int | None = None  # longest window; None: the model's own maximum
     overlap_tokens: int = 64  # tokens of left context that a further window of a long row sees again
@@ -76,14 +116,28 @@ class ModelSpec:
         _require(self.context_tokens is None or self.context_tokens >= 2, "model.context_tokens must be at least 2")
         _require(self.overlap_tokens >= 0, "model.overlap_tokens must not be negative")
         _require(
-            (self.kind == "causal_lm") == (self.factory is None),
-            "model.factory (module:function) goes with the kinds 'classifier' and 'own'",
+            self.kind == "diffusion" or (self.kind == "causal_lm") == (self.factory is None),
+            "model.factory (module:function) goes with the kinds 'classifier' and 'own', and may with 'diffusion'",
         )
+        self._check_diffusion()
         module, _, function = (self.factory or "a:b").partition(":")
         _require(
             all(part.isidentifier() for part in (*module.split("."), function)),
             f"model.factory = {self.factory!r}: want package.module:function",
         )
+
+    def _check_diffusion(self) -> None:
+        _require(
+            self.kind == "diffusion" or self.diffusion == DiffusionSpec(),
+            "model.diffusion goes with model.kind = 'diffusion'",
+        )
+        _require(
+            self.factory is not None or self.diffusion.schedule == ScheduleSpec(),
+            "model.diffusion.schedule goes with model.factory: a folder of diffusers has a schedule of its own",
+        )
+        if self.kind == "diffusion" and not (self.images.mean or self.images.std):
+            shades = replace(self.images, mean=(OF_DIFFUSERS,), std=(OF_DIFFUSERS,))
+            object.__setattr__(self, "images", shades)
 
     @property
     def reads_text(self) -> bool:
@@ -378,9 +432,14 @@ class ScanSpec:
     def _check_content(self) -> None:
         """That model, corpus and queries speak of the same things."""
         kind, corpus, queries = self.model.kind, self.corpus, self.queries
-        wanted = {"causal_lm": corpus.is_text, "classifier": bool(corpus.image_column), "own": bool(corpus.columns)}
-        want = {"causal_lm": "text or tokens", "classifier": "corpus.image_column", "own": "corpus.columns"}
-        _require(wanted[kind], f"model.kind = {kind!r} wants {want[kind]}")
+        has_images = (bool(corpus.image_column), "corpus.image_column")
+        is_there, wanted = {
+            "causal_lm": (corpus.is_text, "text or tokens"),
+            "classifier": has_images,
+            "diffusion": has_images,
+            "own": (bool(corpus.columns), "corpus.columns"),
+        }[kind]
+        _require(is_there, f"model.kind = {kind!r} wants {wanted}")
         _require(
             (kind == "classifier") == (corpus.label_column is not None),
             "corpus.label_column goes with model.kind = 'classifier'",

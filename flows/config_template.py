@@ -72,8 +72,8 @@ ATTRIBUTE = """\
 kind = "attribute"
 name = "my-attribution"
 
-[model]                            # a classifier of images; text: `finf init scan`, any other model: docs/MODELS.md
-kind = "classifier"
+[model]                            # a classifier of images; text: `finf init scan`; generated images ("diffusion"):
+kind = "classifier"                # docs/DIFFUSION.md; any other model: docs/MODELS.md
 factory = "my_package.networks:build"  # your function without arguments that gives the torch module: it runs here
 path = "path/to/weights"           # folder with *.safetensors of its state dict; or s3://...
 # [model.images]                   # how a picture becomes floats, as in training; default: 0 to 1, as large as it is

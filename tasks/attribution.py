@@ -49,7 +49,11 @@ def card(row: Mapping[str, Any], by: str) -> Section:
         "row": row["row"],
         "source": row["source"],
         "value": row[by],
-        "facts": {"score": row["score"], "mirror ratio": row["mirror_ratio"], "base loss": row["base_nats"]},
+        "facts": {
+            "score": row["score"],
+            "mirror ratio": row["mirror_ratio"],
+            "base loss": row["base_nats"] / row["num_targets"],
+        },
         "text": evidence.get("text") or row["text_excerpt"],
         "picture": evidence.get("picture"),
         "evidence": {key: evidence[key] for key in MARKS} if evidence.get("token_ends") else None,

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import Any
 
 from finf_core.classifier import Classifier
+from finf_core.diffusion import Diffusion
 from finf_core.errors import CheckpointError
 from finf_core.scoring import score_rows
 from tasks import storage
@@ -20,11 +21,12 @@ from tasks.job import ScanJob
 from tasks.loaded_model import LoadedModel, TextModel
 from tasks.score_shards import planned_units
 
-SAMPLE_ROWS = 64
-WORSE_THAN_CHANCE_NATS = 0.3  # mean loss above that of a uniform guess by more: something does not belong together
+SAMPLE_ROWS, FEW_IMAGES = 64, 4
+WORSE_THAN_CHANCE_NATS = 0.3  # mean loss above that of knowing nothing by more: something does not belong together
 WRONG = {
     "causal_lm": "tokenizer and weights do not belong together, or the column is not text of this model's kind",
     "classifier": "model.images or corpus.image_mode is not as in training, or labels mean other classes",
+    "diffusion": "model.images is not as in training, or the schedule or what it predicts is another",
 }
 
 
@@ -59,20 +61,23 @@ def check_model_on_rows(model: LoadedModel, job: ScanJob, unit: Unit) -> ModelCh
     losses = score_rows(model.adapter, windows, [], model.batch_tokens)
     seconds = time.monotonic() - started
     mean_nats = float(losses.base_nats_R.sum()) / max(1, int(losses.num_targets_R.sum()))
-    num_choices = _num_choices(model, windows)
-    if num_choices is not None and mean_nats > math.log(num_choices) + WORSE_THAN_CHANCE_NATS:
+    chance_nats = _chance_nats(model, windows)
+    if chance_nats is not None and mean_nats > chance_nats + WORSE_THAN_CHANCE_NATS:
         raise CheckpointError(
             f"{job.spec.model.path}: loss {mean_nats:.2f} nats per target on {unit.shard}, chance is "
-            f"{math.log(num_choices):.2f}: {WRONG[job.spec.model.kind]}"
+            f"{chance_nats:.2f}: {WRONG[job.spec.model.kind]}"
         )
     num_tokens = sum(len(window) for row in windows for window in row)
     return ModelCheck(len(rows), num_tokens, mean_nats, seconds)
 
 
-def _num_choices(model: LoadedModel, rows: Sequence[Sequence[Any]]) -> int | None:
-    """Among how many a uniform guess would choose; None where the adapter is not ours to know."""
+def _chance_nats(model: LoadedModel, rows: Sequence[Sequence[Any]]) -> float | None:
+    """Per target: a uniform guess, or a denoiser that always says 0; None where the adapter is not ours to know."""
+    adapter = model.adapter
     if isinstance(model, TextModel):
-        return model.adapter.num_vocabulary
-    if isinstance(model.adapter, Classifier) and rows:
-        return model.adapter.num_classes(rows[0][0])
+        return math.log(model.adapter.num_vocabulary)
+    if isinstance(adapter, Classifier) and rows:
+        return math.log(adapter.num_classes(rows[0][0]))
+    if isinstance(adapter, Diffusion) and rows:
+        return adapter.nats_of_nothing(adapter.collate([row[0] for row in rows[:FEW_IMAGES]]))
     return None

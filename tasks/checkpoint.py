@@ -33,23 +33,37 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}  # on a CPU a small batch stays in i
 
 
 def local_checkpoint(path: str) -> Path:
-    """The checkpoint's folder on this machine; a remote one is copied once, a hub id comes from the hub or its cache.
+    """The checkpoint's folder on this machine, looked at: `local_folder`, `check_folder`.
 
     Raises:
         CheckpointError: no folder, or no safetensors in it (pickled weights are refused by name), or code.
     """
-    if "://" in path:
-        folder = Path.home() / ".cache" / "finf" / "checkpoints" / short(_remote_stamp(path))
-        if not folder.exists():
-            storage.download_folder(path, folder)
-    else:
-        folder = Path(path) if Path(path).is_dir() else _from_hub(path)
+    folder = local_folder(path)
+    check_folder(folder, path)
+    return folder
+
+
+def local_folder(path: str) -> Path:
+    """A folder on this machine; a remote one is copied once, a hub id comes from the hub or its cache.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if "://" not in path:
+        return Path(path) if Path(path).is_dir() else _from_hub(path)
+    folder = Path.home() / ".cache" / "finf" / "checkpoints" / short(_remote_stamp(path))
+    if not folder.exists():
+        storage.download_folder(path, folder)
+    return folder
+
+
+def check_folder(folder: Path, path: str) -> None:
+    """Raises CheckpointError: no safetensors (pickled weights are refused by name), or what would lead to code."""
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if not any(folder.glob(WEIGHTS)):
         refused = f"{pickles[0]} is pickled and could run code; save it as safetensors" if pickles else "none found"
         raise CheckpointError(f"{path}: want weights in *.safetensors: {refused}")
     check_files(folder)
-    return folder
 
 
 def digest_checkpoint(folder: Path) -> str:

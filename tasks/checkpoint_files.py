@@ -18,12 +18,7 @@ from tasks.safetensors_header import FLOATS, StoredTensor, read_header
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-CONFIG, TOKENIZER, INDEX, WEIGHTS = (
-    "config.json",
-    "tokenizer_config.json",
-    "model.safetensors.index.json",
-    "model.safetensors",
-)
+CONFIG, TOKENIZER, WEIGHTS = "config.json", "tokenizer_config.json", "model.safetensors"
 ADAPTER = "adapter_config.json"
 MAX_JSON_BYTES = 256 * 2**20  # the largest tokenizers of today are 35 MB
 SMALL_FLOATS = ("F8", "F6", "F4")  # they mean nothing without the scales of a quantizer
@@ -44,21 +39,24 @@ def check_files(folder: Path) -> None:
     if (folder / ADAPTER).exists():
         raise CheckpointError(f"{folder / ADAPTER}: an adapter; merge it into its base model and save that as a folder")
     for name in (CONFIG, TOKENIZER):
-        if (folder / name).exists() and CODE in _read_json(folder / name):
+        if (folder / name).exists() and CODE in read_json(folder / name):
             raise CheckpointError(
                 f"{folder / name}: {CODE} names code, and finf runs no code from a checkpoint; "
                 f"if transformers knows the model by itself, remove {CODE}"
             )
 
 
-def read_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """What the weights hold, by name, from the headers of the files that transformers reads.
+def read_tensors(folder: Path, weights: str = WEIGHTS) -> dict[str, StoredTensor]:
+    """What the weights hold, by name, from the headers of the files that transformers (or diffusers) reads.
+
+    Args:
+        weights: the file that holds them, or whose index names those that do.
 
     Raises:
         CheckpointError: a broken header or index, or an index that leaves the folder.
     """
     tensors: dict[str, StoredTensor] = {}
-    for file in _weight_files(folder):
+    for file in _weight_files(folder, weights):
         tensors |= read_header(file)
     return tensors
 
@@ -118,21 +116,22 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    if (folder / WEIGHTS).exists():
-        return [folder / WEIGHTS]
-    if not (folder / INDEX).exists():
-        raise CheckpointError(f"{folder}: want {WEIGHTS}, or {INDEX} and the files that it names")
-    names = _read_json(folder / INDEX).get("weight_map")
+def _weight_files(folder: Path, weights: str) -> list[Path]:
+    if (folder / weights).exists():
+        return [folder / weights]
+    index = folder / f"{weights}.index.json"
+    if not index.exists():
+        raise CheckpointError(f"{folder}: want {weights}, or {index.name} and the files that it names")
+    names = read_json(index).get("weight_map")
     if not isinstance(names, dict):
-        raise CheckpointError(f"{folder / INDEX}: has no weight_map")
+        raise CheckpointError(f"{index}: has no weight_map")
     for name in names.values():
         if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
-            raise CheckpointError(f"{folder / INDEX}: names {name!r}, which is no file of this folder")
+            raise CheckpointError(f"{index}: names {name!r}, which is no file of this folder")
     return sorted({folder / name for name in names.values()})
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -20,6 +20,7 @@ from finf_core.losses import ExampleLoss
 from finf_core.spec import CorpusSpec, ImagesSpec, ModelSpec
 from tasks.checkpoint import digest_checkpoint, load_language_model, local_checkpoint
 from tasks.checkpoint_files import check_weights, library_errors
+from tasks.denoiser import digest_denoiser, noised_images, read_denoiser
 from tasks.items import IMAGE, LABEL, Item, ItemReader
 from tasks.loaded_model import ItemModel, LoadedModel
 from tasks.safetensors_header import FLOATS, StoredTensor, read_header
@@ -42,19 +43,15 @@ def load_model(
     if spec.reads_text:
         return load_language_model(spec, batch_tokens, compiled)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    built = _factory(spec)()
-    module = built if spec.kind == "classifier" else getattr(built, "module", None)
-    if not isinstance(module, nn.Module):
-        wanted = "a torch module" if spec.kind == "classifier" else "an adapter (module, collate, loss)"
-        raise CheckpointError(f"model.factory = {spec.factory!r} gives a {type(built).__name__}, not {wanted}")
-    _load_weights(module, spec)
-    module.to(device, getattr(torch, spec.dtype)).eval().requires_grad_(False)
-    adapter: Adapter = Classifier(module) if spec.kind == "classifier" else OwnAdapter(built)
+    is_folder = spec.kind == "diffusion" and spec.factory is None
+    adapter, example = read_denoiser(spec, corpus) if is_folder else _build(spec)
+    adapter.module.to(device, getattr(torch, spec.dtype)).eval().requires_grad_(False)
     return ItemModel(
         adapter=adapter,
         batch_tokens=batch_tokens or BATCH_ITEMS[device],
+        context_tokens=spec.diffusion.timesteps if spec.kind == "diffusion" else 1,
         reader=ItemReader(corpus),
-        example=LabeledImages(spec.images) if spec.kind == "classifier" else OwnItem,
+        example=example,
     )
 
 
@@ -63,8 +60,9 @@ def digest_model(spec: ModelSpec) -> str:
 
     Of that code, the file that holds the factory; what it imports is not looked at.
     """
-    folder = local_checkpoint(spec.path)
-    digest = digest_checkpoint(folder)
+    if spec.kind == "diffusion" and spec.factory is None:
+        return digest_denoiser(spec.path)
+    digest = digest_checkpoint(local_checkpoint(spec.path))
     if spec.factory is None:
         return digest
     source = inspect.getsourcefile(_factory(spec))
@@ -107,6 +105,21 @@ class OwnAdapter:
 
     def collate(self, examples: Sequence[OwnItem]) -> Any:
         return self._adapter.collate([dict(example) for example in examples])
+
+
+def _build(spec: ModelSpec) -> tuple[Adapter, Callable[[Item], Any]]:
+    """What the factory gives, with its weights, and how an item becomes an example of it."""
+    built = _factory(spec)()
+    module = getattr(built, "module", None) if spec.kind == "own" else built
+    if not isinstance(module, nn.Module):
+        wanted = "an adapter (module, collate, loss)" if spec.kind == "own" else "a torch module"
+        raise CheckpointError(f"model.factory = {spec.factory!r} gives a {type(built).__name__}, not {wanted}")
+    _load_weights(module, spec)
+    if spec.kind == "own":
+        return OwnAdapter(built), OwnItem
+    if spec.kind == "diffusion":
+        return noised_images(module, spec)
+    return Classifier(module), LabeledImages(spec.images)
 
 
 def _factory(spec: ModelSpec) -> Callable[[], Any]:

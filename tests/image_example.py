@@ -108,9 +108,15 @@ def write_example(folder: Path, form: str = "png") -> dict[str, Any]:
 
 
 def toml(config: dict[str, Any]) -> str:
-    """A config of plain values and sections."""
+    """A config of plain values, sections, and tables within these."""
     plain = [f"{key} = {json.dumps(value)}" for key, value in config.items() if not isinstance(value, dict)]
     for section, values in config.items():
         if isinstance(values, dict):
-            plain += [f"[{section}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+            plain += [f"[{section}]", *(f"{key} = {_inline(value)}" for key, value in values.items())]
     return "\n".join(plain)
+
+
+def _inline(value: Any) -> str:
+    if not isinstance(value, dict):
+        return json.dumps(value)
+    return "{" + ", ".join(f"{key} = {_inline(part)}" for key, part in value.items()) + "}"
