@@ -20,7 +20,8 @@ def render_section(result: Mapping[str, Any]) -> str:
     for training in dict.fromkeys(cell["training"] for cell in cells):
         for noise in dict.fromkeys(cell["noise"] for cell in cells):
             chosen = [cell for cell in cells if (cell["training"], cell["noise"]) == (training, noise)]
-            parts += [f"### {training} training, {NOISE[noise]}", "", *_table(chosen), ""]
+            if chosen:
+                parts += [f"### {training} training, {NOISE[noise]}", "", *_table(chosen), ""]
     return "\n".join(parts)
 
 
