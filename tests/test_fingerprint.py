@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from finf_core.errors import InputError
 from finf_core.fingerprint import digest_chunks, fingerprint, short
-from finf_core.spec import CorpusSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, UpdateSpec
+from finf_core.spec import CorpusSpec, DiffusionSpec, ImagesSpec, ModelSpec, QueriesSpec, RankSpec, ScanSpec, UpdateSpec
 
 
 @dataclass(frozen=True)
@@ -137,8 +137,17 @@ def test_a_field_that_is_called_type_does_not_hide_the_class() -> None:
 
 
 CHOICES = {"choices_column": "choices", "answer_column": "answer"}
+FACTORY = {"kind": "classifier", "factory": "networks:build"}
 GO_TOGETHER: dict[str, dict[str, dict[str, Any]]] = {  # fields that the spec's checks let change only with others
+    "model": {
+        "kind": FACTORY,
+        "factory": FACTORY | {"factory": "networks:other"},
+        "images": {"images": ImagesSpec(size=7)},
+        "diffusion": {"kind": "diffusion", "diffusion": DiffusionSpec(timesteps=7)},
+    },
     "corpus": {
+        "columns": {"columns": ("a",)},
+        "label_names": {"label_column": "label", "label_names": ("a",)},
         "text_template": {"text_template": "{a}"},
         "loss_on": {"messages_column": "chat", "loss_on": "assistant"},
     },
@@ -149,14 +158,32 @@ GO_TOGETHER: dict[str, dict[str, dict[str, Any]]] = {  # fields that the spec's 
 @pytest.mark.parametrize("part", ["model", "corpus", "queries", "update", "rank"])
 def test_every_field_of_a_spec_is_part_of_its_fingerprint(part: str) -> None:
     section = getattr(SCAN, part)
-    changes = {field.name: {field.name: changed(getattr(section, field.name))} for field in fields(section)}
-    changes |= GO_TOGETHER.get(part, {})
+    changes = dict(GO_TOGETHER.get(part, {}))
+    alone = [field.name for field in fields(section) if field.name not in changes]
+    changes |= {name: {name: changed(getattr(section, name))} for name in alone}
     if part == "update":  # some only go together
         section = replace(section, kind="adam_moments", optimizer_state="optimizer.pt")
         changes["kind"] = {"kind": "ekfac", "optimizer_state": None}
         changes["refine_steps"] = changes["kind"] | {"refine_steps": 2}
         changes["optimizer_state"] = {"optimizer_state": "another.pt"}
-    found = {fingerprint(replace(SCAN, **{part: replace(section, **change)})) for change in changes.values()}
+    found = {fingerprint(replace(section, **change)) for change in changes.values()}
+    assert len(found | {fingerprint(section)}) == len(changes) + 1
+
+
+def test_every_section_is_part_of_the_spec_s_fingerprint() -> None:
+    changes: dict[str, Any] = {
+        "model": {"overlap_tokens": 7},
+        "corpus": {"path": "other"},
+        "queries": {"limit": 7},
+        "update": {"seed": 7},
+        "rank": {"top_k": 7},
+        "strategy": {"rank": 7},
+        "verdict": {"fdr": 0.07},
+        "duplicates": {"most_rows": 7},
+    }
+    found = {
+        fingerprint(replace(SCAN, **{part: replace(getattr(SCAN, part), **each)})) for part, each in changes.items()
+    }
     assert len(found | {fingerprint(SCAN)}) == len(changes) + 1
 
 
