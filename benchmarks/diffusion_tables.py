@@ -41,7 +41,8 @@ def as_markdown(found: Mapping[str, Any]) -> str:
             f"Planted marks ({size['num_marks']} marks, {size['rows_per_mark']} images each; unet: "
             f"{found['parameters']['unet']:,} parameters):",
             "\n".join(markdown_table(["network", "method", first, last, "CPU seconds"], planted)),
-            f"{found['date']}; {found['cpu_seconds'] / 60:.0f} minutes of one core, without the training of networks that the folder held.",
+            f"{found['date']}; {found['cpu_seconds'] / 60:.0f} minutes of one core, "
+            "without the training of networks that the folder held.",
         ]
     )
 
