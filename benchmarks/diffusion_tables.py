@@ -34,14 +34,15 @@ def as_markdown(found: Mapping[str, Any]) -> str:
             MEANING,
             f"Truth by retraining ({found['parameters']['residual']:,} parameters, {size['num_rows']:,} images). "
             f"LDS: {size['num_halves']} halves, {size['num_queries']} generated images. Removal: {size['num_removed']} "
-            f"images, {size['num_removal_queries']} generated images, {size['num_seeds']} seeds, against "
+            f"images, {size['num_removal_queries']} generated images, {size['num_seeds']} seed(s), against "
             f"{size['num_random_sets']} random sets (their spread: {removal['spread_of_random_sets_percent']:.1f} %). "
             "Means with 95 % intervals over the generated images (which share the trainings):",
             "\n".join(markdown_table(["method", "LDS", "rise of the loss, %", "CPU seconds"], methods)),
             f"Planted marks ({size['num_marks']} marks, {size['rows_per_mark']} images each; unet: "
             f"{found['parameters']['unet']:,} parameters):",
             "\n".join(markdown_table(["network", "method", first, last, "CPU seconds"], planted)),
-            f"{found['date']}; {found['cpu_seconds'] / 60:.0f} minutes of one core.",
+            f"{found['date']}; {found['cpu_seconds'] / 60:.0f} minutes of one core, "
+            "without the training of networks that the folder held.",
         ]
     )
 
