@@ -24,6 +24,7 @@ from torch import nn
 
 from finf_core.curvature import Curvature
 from finf_core.errors import InputError
+from finf_core.memory import is_out_of_memory
 from finf_core.scores import Floats, influence_score, mean_loss
 from finf_core.scoring import score_rows
 from finf_core.spec import Difference, UpdateSpec
@@ -173,6 +174,10 @@ def _try(
                 update = mirrored_update(adapter, query, asked, curvature)
             except InputError as error:
                 return Trial(precision, None, str(error))
+            except RuntimeError as error:
+                if asked.difference != "jvp" or is_out_of_memory(error):
+                    raise
+                return Trial(precision, None, "PyTorch has no forward mode for some layer of this network")
             found.append(measure(adapter, rows, update, batch_tokens))
     parts = np.array([[trust.signal, trust.noise, trust.curved, trust.ratio] for trust in found])
     return Trial(precision, Trust(*np.median(parts, axis=0).tolist()))
