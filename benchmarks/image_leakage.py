@@ -28,6 +28,7 @@ from torch import Tensor
 
 from benchmarks import image_networks
 from benchmarks.pages import markdown_table, replace_section
+from finf_core.errors import InputError
 from finf_core.fingerprint import fingerprint
 from finf_core.images import encode_png
 from finf_core.metrics import auc
@@ -254,8 +255,14 @@ def measure(preset_name: str, folder: Path) -> dict[str, Any]:
     with torch.inference_mode():
         hits = network(features_of(inputs.train.pixels_NP)).argmax(1) == torch.from_numpy(inputs.train.labels_N)
     found: dict[str, dict[str, Any]] = {}
+    refused: dict[str, str] = {}
     for name, update in UPDATES.items():
-        for order, value_RQ in orders(name, score(name, update, preset, folder)):
+        try:
+            ratio_RQ = score(name, update, preset, folder)
+        except InputError as error:  # a step that some query cannot take
+            refused[name] = str(error)
+            continue
+        for order, value_RQ in orders(name, ratio_RQ):
             found[order] = figures(value_RQ, inputs)
     for name, value_RQ in baselines(network, inputs):
         found[name] = figures(value_RQ, inputs)
@@ -268,6 +275,7 @@ def measure(preset_name: str, folder: Path) -> dict[str, Any]:
         "num_clean": preset.num_clean,
         "chosen": max(ours, key=lambda name: found[name]["chosen_by"]),
         "methods": found,
+        "refused": refused,
         "seconds": round(time.monotonic() - started, 1),
     }
 
@@ -291,7 +299,9 @@ def render(result: Mapping[str, Any]) -> str:
         + [f"{found[kind]['top1']:.2f} / {found[kind]['top5']:.2f} ({found[kind]['auc']:.2f})" for kind in KINDS]
         for name, found in result["methods"].items()
     ]
-    return "\n".join([*lines, *markdown_table(["Top-1 / Top-5 (AUC)", *KINDS], rows), ""])
+    refused = [f"Refused: {name} ({reason})." for name, reason in result["refused"].items()]
+    table = markdown_table(["Top-1 / Top-5 (AUC)", *KINDS], rows)
+    return "\n".join([*lines, *table, "", *refused])
 
 
 def main() -> None:
