@@ -5,7 +5,6 @@ import os
 import secrets
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """A worker of pytest-xdist hands over what it counted."""
     if (output := getattr(session.config, "workeroutput", None)) is not None:
-        output["counted"] = json.dumps([asdict(ledger), tried])
+        output["counted"] = json.dumps([vars(ledger), tried])
 
 
 @pytest.hookimpl(optionalhook=True)
