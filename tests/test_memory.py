@@ -51,9 +51,9 @@ def test_batches_are_halved_until_they_fit_and_the_scores_are_the_same(tiny_chec
 def test_a_batch_is_never_smaller_than_its_longest_window(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from tasks.checkpoint import load_language_model
 
-    model = load_language_model(scan_example.scan_spec(tiny_checkpoint, "", "").model, batch_tokens=1000)
+    model = load_language_model(scan_example.scan_spec(tiny_checkpoint, "c", "q").model, batch_tokens=1000)
     assert [model.with_halved_batches(times).batch_tokens for times in range(6)] == [1000, 500, 250, 125, 62, 48]
-    few = load_language_model(scan_example.scan_spec(tiny_checkpoint, "", "").model, batch_tokens=20)
+    few = load_language_model(scan_example.scan_spec(tiny_checkpoint, "c", "q").model, batch_tokens=20)
     assert few.with_halved_batches(3).batch_tokens == 20
 
 
