@@ -4,31 +4,24 @@ resolve inputs -> check model -> fit curvature -> measure rows -> find groups ->
                -> explain rows -> publish report
 """
 
-from dataclasses import asdict
-
 from prefect import flow
 
 from finf_core.fingerprint import fingerprint
-from finf_core.spec import WITHOUT_CURVATURE, ScanSpec
+from finf_core.spec import ScanSpec
 from flows.progress_artifact import ProgressArtifact
 from flows.progress_bar import ProgressBar
+from flows.run_stages import explain, fit_model, is_reported, is_there, look_at_model, report
 from flows.stage import Stages
-from tasks import storage
 from tasks.actor_pool import ActorPool
-from tasks.check_model import check_model
-from tasks.curvature_store import is_complete
-from tasks.fit_curvature import fit_curvature
 from tasks.job import ScanJob
 from tasks.memorized import rank_memorized
 from tasks.near_duplicates import find_groups, group_bundles, measure_all_groups
 from tasks.options import RunOptions
 from tasks.patience import Tell, patient
 from tasks.progress import Meter
-from tasks.publish_report import publish_report
 from tasks.quarantine import Quarantine
 from tasks.resolve_inputs import resolve_inputs
 from tasks.shard_scorer import ShardScorer
-from tasks.shown_rows import explain_rows, shown_bundles
 from tasks.surveys import is_surveyed, memory_survey, survey_rows
 
 
@@ -47,36 +40,19 @@ def memorize(spec: ScanSpec, options: RunOptions) -> str:
             meter = Meter(bar, artifact)
             _measure(stages, job, pool, meter, bar.tell)
             _rank(stages, job, pool, meter)
-        timings = [asdict(timing) for timing in stages.timings]
-        stages.once(
-            "publish report",
-            lambda: publish_report(job, timings),
-            key=job.fingerprint,
-            done=lambda: _is_reported(job),
-        )
+        report(stages, job)
     return job.run_uri
 
 
 def _measure(stages: Stages, job: ScanJob, pool: ActorPool, meter: Meter, tell: Tell) -> None:
-    stages.once(
-        "check model",
-        lambda: check_model(job, pool),
-        key=job.fingerprint,
-        done=lambda: _there(job, job.model_check_uri),
-    )
-    if job.spec.update.kind not in WITHOUT_CURVATURE:
-        stages.once(
-            "fit curvature",
-            lambda: fit_curvature(job, pool),
-            key=job.curvature_fingerprint,
-            done=lambda: is_complete(job.curvature_uri) or _is_reported(job),
-        )
+    look_at_model(stages, job, pool)
+    fit_model(stages, job, pool)
     survey = memory_survey(job)
     stages.once(
         survey.title,
         lambda: survey_rows(job, survey, pool, meter, tell),
         key=fingerprint([survey.fingerprint, job.shards_digest]),
-        done=lambda: _is_reported(job) or is_surveyed(job, survey),
+        done=lambda: is_reported(job) or is_surveyed(job, survey),
     )
 
 
@@ -85,32 +61,18 @@ def _rank(stages: Stages, job: ScanJob, pool: ActorPool, meter: Meter) -> None:
         "find groups",
         lambda: find_groups(job),
         key=job.fingerprint,
-        done=lambda: _there(job, job.groups_uri),
+        done=lambda: is_there(job, job.groups_uri),
     )
     stages.once(
         "measure groups",
         lambda: measure_all_groups(job, pool, meter),
         key=job.fingerprint,
-        done=lambda: _is_reported(job) or group_bundles(job).are_done(),
+        done=lambda: is_reported(job) or group_bundles(job).are_done(),
     )
     stages.once(
         "rank rows",
         lambda: rank_memorized(job),
         key=job.fingerprint,
-        done=lambda: _there(job, job.totals_uri),
+        done=lambda: is_there(job, job.totals_uri),
     )
-    stages.once(
-        "explain rows",
-        lambda: explain_rows(job, pool, meter),
-        key=job.fingerprint,
-        done=lambda: _is_reported(job) or shown_bundles(job).are_done(),
-    )
-
-
-def _is_reported(job: ScanJob) -> bool:
-    return storage.exists(job.file("report.json"))
-
-
-def _there(job: ScanJob, uri: str) -> bool:
-    """A product is there, or no longer needed."""
-    return storage.exists(uri) or _is_reported(job)
+    explain(stages, job, pool, meter)

@@ -8,8 +8,6 @@ the rows that it keeps:          -> project updates -> score shards -> keep rows
 Where rows are ranked by harm (kind "mislabel"): -> score shards -> judge labels -> aggregate -> rank suspects ->
 """
 
-from dataclasses import asdict
-
 import httpx
 from prefect import flow
 from prefect.exceptions import PrefectException, TerminationSignal
@@ -17,36 +15,33 @@ from prefect.settings import PREFECT_API_URL
 
 from finf_core.errors import FinfError
 from finf_core.fingerprint import fingerprint
-from finf_core.spec import WITHOUT_CURVATURE, ScanSpec
+from finf_core.spec import ScanSpec
 from flows.guard import guard_children
 from flows.memorize import memorize
 from flows.progress_artifact import ProgressArtifact
 from flows.progress_bar import ProgressBar
+from flows.run_stages import explain, fit_model, is_reported, is_there, look_at_model, report
 from flows.stage import Stages
 from flows.stop import StoppedError
 from tasks import storage
 from tasks.actor_pool import ActorPool
 from tasks.aggregate import aggregate
 from tasks.bundles import kept_bundles, rescore
-from tasks.check_model import check_model
 from tasks.check_precision import check_precision
 from tasks.choose_strategy import choose_strategy_for
 from tasks.count_words import count_corpus_words
-from tasks.curvature_store import is_complete
-from tasks.fit_curvature import fit_curvature
 from tasks.job import ScanJob
 from tasks.keep_rows import keep_rows
 from tasks.options import RunOptions
 from tasks.patience import Tell, patient
 from tasks.progress import Meter
 from tasks.project_updates import project_updates
-from tasks.publish_report import describe_checks, publish_report
+from tasks.publish_report import describe_checks
 from tasks.quarantine import Quarantine
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import is_scored, score_shards
 from tasks.settle import settle
 from tasks.shard_scorer import ShardScorer
-from tasks.shown_rows import explain_rows, shown_bundles
 from tasks.solve_updates import pending_queries, solve_updates
 from tasks.surveys import Survey, is_surveyed, labels_survey, survey_rows
 from tasks.suspects import rank_suspects
@@ -71,7 +66,7 @@ def run_scan(spec: ScanSpec, options: RunOptions) -> str:
         if isinstance(error, RuntimeError) and NOBODY_THERE not in str(error):
             raise
         job = resolve_inputs(spec, options)
-        if _is_reported(job):
+        if is_reported(job):
             return job.run_uri
         raise FinfError(
             f"the Prefect server ({PREFECT_API_URL.value() or 'of this run'}) does not answer: {type(error).__name__}; "
@@ -100,56 +95,39 @@ def scan(spec: ScanSpec, options: RunOptions) -> str:
             if spec.kind == "mislabel":
                 _survey(stages, settled, labels_survey(settled), pool, meter, bar.tell)
             _judge(stages, settled, pool, meter)
-        timings = [asdict(timing) for timing in stages.timings]
-        stages.once(
-            "publish report",
-            lambda: publish_report(settled, timings),
-            key=job.fingerprint,
-            done=lambda: _is_reported(job),
-        )
+        report(stages, settled)
     return job.run_uri
 
 
 def _check(stages: Stages, job: ScanJob, pool: ActorPool) -> None:
     """Before anything is paid for: model, curvature, precision, strategy."""
-    stages.once(
-        "check model",
-        lambda: check_model(job, pool),
-        key=job.fingerprint,
-        done=lambda: _there(job, job.model_check_uri),
-    )
+    look_at_model(stages, job, pool)
     if job.spec.truth.is_given:
         stages.once(
             "find true rows",
             lambda: find_true_rows(job),
             key=job.fingerprint,
-            done=lambda: _there(job, job.truth_uri),
+            done=lambda: is_there(job, job.truth_uri),
         )
-    if job.spec.update.kind not in WITHOUT_CURVATURE:
-        stages.once(
-            "fit curvature",
-            lambda: fit_curvature(job, pool),
-            key=job.curvature_fingerprint,
-            done=lambda: is_complete(job.curvature_uri) or _is_reported(job),
-        )
+    fit_model(stages, job, pool)
     if job.spec.rank.lexical_k:
         stages.once(
             "count words",
             lambda: count_corpus_words(job, pool),
             key=job.words_fingerprint,
-            done=lambda: _there(job, job.words_uri),
+            done=lambda: is_there(job, job.words_uri),
         )
     stages.once(
         "check precision",
         lambda: check_precision(job, pool),
         key=job.fingerprint,
-        done=lambda: _there(job, job.precision_uri),
+        done=lambda: is_there(job, job.precision_uri),
     )
     stages.once(
         "choose strategy",
         lambda: choose_strategy_for(job, pool),
         key=job.fingerprint,
-        done=lambda: _there(job, job.strategy_uri),
+        done=lambda: is_there(job, job.strategy_uri),
     )
 
 
@@ -159,20 +137,20 @@ def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter, tell
         "solve updates",
         lambda: solve_updates(settled, pool, meter),
         key=settled.scores_fingerprint,
-        done=lambda: _is_reported(settled) or not pending_queries(settled),
+        done=lambda: is_reported(settled) or not pending_queries(settled),
     )
     if settled.has_first_pass and settled.first_pass.kind == "one_pass":
         stages.once(
             "project updates",
             lambda: project_updates(settled, pool),
             key=settled.scores_fingerprint,
-            done=lambda: _there(settled, settled.projection_uri),
+            done=lambda: is_there(settled, settled.projection_uri),
         )
     stages.once(
         "score shards",
         lambda: score_shards(settled, pool, meter, tell),
         key=settled.scores_fingerprint,
-        done=lambda: _is_reported(settled) or is_scored(settled),
+        done=lambda: is_reported(settled) or is_scored(settled),
     )
     if not settled.has_first_pass:
         return
@@ -180,13 +158,13 @@ def _score(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter, tell
         "keep rows",
         lambda: keep_rows(settled),
         key=settled.fingerprint,
-        done=lambda: _there(settled, settled.candidates_uri),
+        done=lambda: is_there(settled, settled.candidates_uri),
     )
     stages.once(
         "score kept rows",
         lambda: rescore(settled, pool, meter),
         key=settled.kept_fingerprint,
-        done=lambda: _is_reported(settled) or kept_bundles(settled).are_done(),
+        done=lambda: is_reported(settled) or kept_bundles(settled).are_done(),
     )
 
 
@@ -196,7 +174,7 @@ def _survey(stages: Stages, settled: ScanJob, survey: Survey, pool: ActorPool, m
         survey.title,
         lambda: survey_rows(settled, survey, pool, meter, tell),
         key=fingerprint([survey.title, survey.fingerprint, settled.shards_digest]),
-        done=lambda: _is_reported(settled) or is_surveyed(settled, survey),
+        done=lambda: is_reported(settled) or is_surveyed(settled, survey),
     )
 
 
@@ -206,27 +184,13 @@ def _judge(stages: Stages, settled: ScanJob, pool: ActorPool, meter: Meter) -> N
         "aggregate",
         lambda: aggregate(settled),
         key=settled.fingerprint,
-        done=lambda: _there(settled, settled.totals_uri),
+        done=lambda: is_there(settled, settled.totals_uri),
     )
     if settled.spec.kind == "mislabel":
         stages.once(
             "rank suspects",
             lambda: rank_suspects(settled),
             key=settled.fingerprint,
-            done=lambda: _there(settled, settled.suspects_uri),
+            done=lambda: is_there(settled, settled.suspects_uri),
         )
-    stages.once(
-        "explain rows",
-        lambda: explain_rows(settled, pool, meter),
-        key=settled.fingerprint,
-        done=lambda: _is_reported(settled) or shown_bundles(settled).are_done(),
-    )
-
-
-def _is_reported(job: ScanJob) -> bool:
-    return storage.exists(job.file("report.json"))
-
-
-def _there(job: ScanJob, uri: str) -> bool:
-    """A product is there, or no longer needed."""
-    return storage.exists(uri) or _is_reported(job)
+    explain(stages, settled, pool, meter)
