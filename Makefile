@@ -17,9 +17,10 @@ export DO_NOT_TRACK ?= 1
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
 
-# Two at a time, a file each: servers, Ray and Prefect leave a core idle for much of a test.
+# Two at a time, a file each: servers, Ray and Prefect leave a core idle for much of a test. In the order of their names:
+# by their number of tests, the files with the few long ones would come last, one after the other.
 test: $(VENV)/.installed debian-packages check
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # The readers of config, queries, Parquet and templates on many more inputs than `make test` tries: minutes.
 fuzz: $(VENV)/.installed

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from finf_core.errors import InputError
 from finf_core.losses import ExampleLoss, per_example_loss
 
 
@@ -37,9 +38,16 @@ class Classifier:
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().requires_grad_(False)
+        self._num_classes: int | None = None
 
     def collate(self, examples: Sequence[Labeled]) -> LabeledBatch:
-        """Stack the inputs, on the module's device and, if they are floats, in its dtype."""
+        """Stack the inputs, on the module's device and, if they are floats, in its dtype.
+
+        Raises:
+            InputError: they differ in shape.
+        """
+        if len(shapes := {tuple(example.features.shape) for example in examples}) > 1:
+            raise InputError(f"images of different sizes, {sorted(shapes)[:2]}; set model.images.size")
         parameter = next(self.module.parameters())
         features_BX = torch.stack([example.features for example in examples]).to(parameter.device)
         if features_BX.is_floating_point():
@@ -48,7 +56,10 @@ class Classifier:
 
     @torch.no_grad()
     def num_classes(self, example: Labeled) -> int:
-        return int(self.module(self.collate([example]).features_BX).shape[1])
+        """Told from the logits of any example, once."""
+        if self._num_classes is None:
+            self._num_classes = int(self.module(self.collate([example]).features_BX).shape[1])
+        return self._num_classes
 
     @torch.no_grad()
     def log_probabilities(self, batch: LabeledBatch) -> Tensor:

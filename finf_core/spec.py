@@ -447,6 +447,11 @@ class ScanSpec:
         if self.model.reads_text:
             _require(queries.group_column is None, "queries.group_column goes with images or a model of one's own")
             return
+        channels = len(corpus.image_mode)  # "RGB" or "L"
+        _require(
+            all(len(each) in (0, 1, channels) for each in (self.model.images.mean, self.model.images.std)),
+            f"model.images.mean, std: want 1 number, or {channels}, as corpus.image_mode = {corpus.image_mode!r} has",
+        )
         is_plain = (queries.target, queries.context, queries.messages_column, queries.choices_column) == (
             TARGET,
             "",

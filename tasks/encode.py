@@ -7,11 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from finf_core.chat import Span
+from finf_core.classifier import Classifier
 from finf_core.errors import InputError
 from finf_core.scores import Ints
 from finf_core.spec import ModelSpec
 from finf_core.windows import TokenIds, Window, split_into_windows
 from tasks.corpus import CorpusRow
+from tasks.items import Item
 from tasks.loaded_model import ItemModel, LoadedModel, TextModel, as_text
 from tasks.queries import Query
 
@@ -40,10 +42,10 @@ def encode_corpus_rows(model: LoadedModel, spec: ModelSpec, rows: Sequence[Corpu
     the one item that it is.
 
     Raises:
-        InputError: a token id outside the model's vocabulary; names shard and row.
+        InputError: a token id outside the model's vocabulary, or a label outside its classes; names shard and row.
     """
     if isinstance(model, ItemModel):
-        return [[model.example(row.item)] for row in rows if row.item is not None]
+        return [[item_example(model, row.item, f"{shard}: row {row.row}")] for row in rows if row.item is not None]
     model = as_text(model)
     return [windows_of(model, spec, *tokens) for tokens in tokens_of(model, rows, shard)]
 
@@ -135,6 +137,14 @@ def tokenize(model: TextModel, texts: Sequence[str], add_special_tokens: bool = 
     ]
 
 
+def item_example(model: ItemModel, item: Item, where: str) -> Any:
+    """Raises InputError: a label outside the network's classes; `where` says whose."""
+    example, adapter = model.example(item), model.adapter
+    if isinstance(adapter, Classifier) and example.label >= (num_classes := adapter.num_classes(example)):
+        raise InputError(f"{where}: label {example.label}, but the network knows {num_classes} classes, from 0")
+    return example
+
+
 def windows_of(
     model: TextModel, spec: ModelSpec, ids: TokenIds, counts: npt.NDArray[np.bool_] | None = None
 ) -> list[Window]:
@@ -145,7 +155,8 @@ def windows_of(
 def encode_query(model: LoadedModel, spec: ModelSpec, query: Query) -> list[Any]:
     """The query's items; or context + target, tokenised as one text: a token counts when it reaches into the target."""
     if isinstance(model, ItemModel):
-        return [model.example(model.reader.unpack(packed)) for packed in query.items]
+        where = f"query {query.query_id!r}"
+        return [item_example(model, model.reader.unpack(packed), where) for packed in query.items]
     model = as_text(model)
     options = {"add_special_tokens": not query.has_special_tokens, "verbose": False}
     encoded = model.tokenizer(query.context + query.target, return_offsets_mapping=True, **options)

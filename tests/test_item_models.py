@@ -124,6 +124,12 @@ def wrong_pairs() -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], 
         ({"factory": "a:b"}, {}, {}, "model.factory .* goes with"),
         (classifier, images | {"columns": ["x"]}, {}, "give one of the two"),
         (classifier, images, {"target": "{label}"}, "no templates"),
+        (
+            classifier | {"images": {"mean": [0.1, 0.2, 0.3]}},
+            images | {"image_mode": "L"},
+            {},
+            "want 1 number, or 1, as",
+        ),
         ({}, {}, {"group_column": "x"}, "queries.group_column goes with"),
     ]
 
@@ -141,6 +147,24 @@ def test_a_network_that_reads_other_images_than_it_was_trained_on_is_refused(tmp
     config = image_example.write_example(tmp_path)
     config["model"]["images"] = {"mean": [5.0], "std": [0.01]}
     with pytest.raises(CheckpointError, match=r"model\.images .* not as in training"):
+        run_job(parse_config(config, "test"), tmp_path / "store")
+
+
+def test_a_label_that_is_no_class_of_the_network_is_named_by_its_row(tmp_path: Path) -> None:
+    config = image_example.write_example(tmp_path)
+    images, labels = image_example.digits()
+    shard = tmp_path / "corpus" / "0.parquet"
+    image_example.write_images(shard, image_example.as_png(images[:3]), [labels[0], labels[1], 10], ["a", "b", "c"])
+    with pytest.raises(InputError, match=r"0\.parquet: row 2: label 10, but the network knows 10 classes"):
+        run_job(parse_config(config, "test"), tmp_path / "store")
+
+
+def test_images_of_different_sizes_are_one_line_that_says_what_to_set(tmp_path: Path) -> None:
+    config = image_example.write_example(tmp_path)
+    images, labels = image_example.digits()
+    mixed = image_example.as_png(images[:2]) + image_example.as_png(images[2:3, :6])
+    image_example.write_images(tmp_path / "corpus" / "0.parquet", mixed, labels[:3], ["a", "b", "c"])
+    with pytest.raises(InputError, match=r"images of different sizes, .* set model\.images\.size"):
         run_job(parse_config(config, "test"), tmp_path / "store")
 
 

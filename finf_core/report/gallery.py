@@ -30,9 +30,19 @@ def render_gallery(report: Mapping[str, Any]) -> str:
     Raises:
         InputError: the mapping lacks a key.
     """
+    try:
+        return environment().get_template("gallery.html").render(_context(report))
+    except (KeyError, UndefinedError) as error:
+        raise InputError(
+            f"the report lacks a key ({error}); write report.json again with this version of finf"
+        ) from error
+
+
+def _context(report: Mapping[str, Any]) -> dict[str, Any]:
     css = "\n".join(map(asset, _STYLES))
-    context = {
+    return {
         "report": report,
+        "headline": report["headline"],
         "tables": report.get("tables", ()),
         "groups": report.get("groups", ()),
         "css": Markup(css),
@@ -40,12 +50,6 @@ def render_gallery(report: Mapping[str, Any]) -> str:
         "most": max(map(abs, _values(report)), default=1.0) or 1.0,
         "has_marks": any(each.get("evidence") for each in _cards(report)),
     }
-    try:
-        return environment().get_template("gallery.html").render(context)
-    except (KeyError, UndefinedError) as error:
-        raise InputError(
-            f"the report lacks a key ({error}); write report.json again with this version of finf"
-        ) from error
 
 
 def _values(report: Mapping[str, Any]) -> Iterator[float]:
