@@ -30,9 +30,10 @@ from benchmarks.denoisers import ResidualDenoiser, fashion, generate, trained, u
 from benchmarks.diffusion_methods import METHODS, Scored, score_with
 from benchmarks.diffusion_planted import Planted, plant, recall
 from benchmarks.diffusion_tables import as_markdown
-from benchmarks.diffusion_truth import Retraining, linear_datamodeling_scores, mean_and_interval, random_halves
+from benchmarks.diffusion_truth import Retraining, random_halves
 from benchmarks.pages import replace_section
 from finf_core.fingerprint import fingerprint
+from finf_core.metrics import lds, seed_interval
 from finf_core.scores import Floats
 
 REMOVED = (
@@ -99,10 +100,12 @@ def measure(folder: Path, size: Size) -> dict[str, Any]:
 def _lds(retraining: Retraining, scored: dict[str, Scored], size: Size) -> dict[str, Any]:
     halves_HR = random_halves(size.num_rows, size.num_halves)
     losses_HQ = np.stack([retraining.losses(half, seed=0) for half in halves_HR])
-    return {
-        name: mean_and_interval(linear_datamodeling_scores(each.scores_RQ, halves_HR, losses_HQ))
-        for name, each in scored.items()
-    }
+    halves_HK = np.stack([np.flatnonzero(half) for half in halves_HR])
+    return {name: _interval(lds(each.scores_RQ, halves_HK, losses_HQ)) for name, each in scored.items()}
+
+
+def _interval(values_Q: Floats) -> dict[str, float | None]:
+    return seed_interval(values_Q.tolist())._asdict()
 
 
 def _removal(retraining: Retraining, scored: dict[str, Scored], size: Size) -> dict[str, Any]:
@@ -121,7 +124,7 @@ def _removal(retraining: Retraining, scored: dict[str, Scored], size: Size) -> d
     found = {}
     for name in REMOVED:
         best = np.argsort(-scored[name].scores_RQ, axis=0, kind="stable")[: size.num_removed]
-        found[name] = mean_and_interval(np.array([rise(best[:, query].tolist(), query).mean() for query in asked]))
+        found[name] = _interval(np.array([rise(best[:, query].tolist(), query).mean() for query in asked]))
     spread = [losses_SQ.std(axis=0, ddof=1) / losses_SQ.mean(axis=0) for losses_SQ in random.values()]
     return {"rise_percent": found, "spread_of_random_sets_percent": 100 * float(np.mean(spread))}
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr, t
 from torch import Tensor, nn
 
 from benchmarks.denoisers import schedule, trained
@@ -64,19 +63,3 @@ def random_halves(num_rows: int, num_halves: int) -> Kept:
     for half in halves:
         half[rng.permutation(num_rows)[: num_rows // 2]] = True
     return halves
-
-
-def linear_datamodeling_scores(scores_RQ: Floats, halves_HR: Kept, losses_HQ: Floats) -> Floats:
-    """(Q,): how well the summed scores of the rows in each half order the losses of networks trained on them.
-
-    Source: Park et al. 2023, arXiv:2303.14186, section 2: Spearman's correlation.
-    """
-    summed_HQ = halves_HR.astype(np.float64) @ scores_RQ
-    return np.array([spearmanr(summed_HQ[:, q], -losses_HQ[:, q]).statistic for q in range(scores_RQ.shape[1])])
-
-
-def mean_and_interval(values: Floats) -> dict[str, float]:
-    """Mean and its 95 % interval (Student) over independent values."""
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
-    reach = error * float(t.ppf(0.975, len(values) - 1))
-    return {"mean": mean, "low": mean - reach, "high": mean + reach}

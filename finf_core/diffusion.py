@@ -106,9 +106,8 @@ class Diffusion:
         """(K, C, H, W): the noise of each timestep, drawn once for each size of images, from the seed, on the CPU."""
         shape = tuple(images_BCHW.shape[1:])
         if shape not in self.known_noise:
-            with torch.inference_mode(False):  # later passes may want gradients
-                generator = torch.Generator().manual_seed(self.seed)
-                self.known_noise[shape] = torch.randn((len(self.timesteps_K), *shape), generator=generator)
+            generator = torch.Generator().manual_seed(self.seed)
+            self.known_noise[shape] = torch.randn((len(self.timesteps_K), *shape), generator=generator)
         return self.known_noise[shape].to(images_BCHW)
 
     def _noised(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
