@@ -91,6 +91,15 @@ def write_example(folder: Path, form: str = "png") -> dict[str, Any]:
         write_images(folder / "corpus" / f"{shard}.parquet", stored[part], of_part, names[part])
     write_images(folder / "queries.parquet", as_png(tests), test_labels, [f"test-{i}" for i in range(NUM_TEST)])
     save_network(train_network(corpus, corpus_labels), folder / "model")
+    return digit_config(folder) | {
+        "queries": {"path": str(folder / "queries.parquet"), "id_column": "name"},
+        "update": {"kind": "kfac"},
+        "rank": {"top_k": 5},
+    }
+
+
+def digit_config(folder: Path) -> dict[str, Any]:
+    """Model and corpus, where the examples put them."""
     return {
         "name": "digits",
         "model": {"kind": "classifier", "path": str(folder / "model"), "factory": FACTORY},
@@ -101,9 +110,6 @@ def write_example(folder: Path, form: str = "png") -> dict[str, Any]:
             "label_column": "label",
             "id_column": "name",
         },
-        "queries": {"path": str(folder / "queries.parquet"), "id_column": "name"},
-        "update": {"kind": "kfac"},
-        "rank": {"top_k": 5},
     }
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from image_example import CLASSES, FACTORY, as_png, digits, save_network, train_network, write_images
+from image_example import CLASSES, as_png, digit_config, digits, save_network, train_network, write_images
 
 NUM_ROWS, NUM_CLEAN, NUM_WRONG = 400, 100, 60
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -28,18 +28,10 @@ def write_noisy_example(folder: Path) -> dict[str, Any]:
     clean_names = [f"clean-{i}" for i in range(NUM_CLEAN)]
     write_images(folder / "clean.parquet", as_png(images[clean]), labels[clean], clean_names)
     save_network(train_network(images[:NUM_ROWS], given), folder / "model")
-    return {
+    config = digit_config(folder)
+    return config | {
         "kind": "mislabel",
-        "name": "digits",
-        "model": {"kind": "classifier", "path": str(folder / "model"), "factory": FACTORY},
-        "corpus": {
-            "path": str(folder / "corpus"),
-            "image_column": "image",
-            "image_mode": "L",
-            "label_column": "label",
-            "label_names": NAMES,
-            "id_column": "name",
-        },
+        "corpus": config["corpus"] | {"label_names": NAMES},
         "queries": {"path": str(folder / "clean.parquet"), "group_column": "label"},
         "rank": {"top_k": 12},
     }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scan_example
 import torch
-from image_example import FACTORY, as_png, digit_network, digits, save_network, train_network, write_images
+from image_example import as_png, digit_config, digit_network, digits, save_network, train_network, write_images
 from report_page import OpenPage, overflow
 from safetensors.torch import load_file
 from test_scan import FINF, WAIT_SECONDS
@@ -135,20 +135,7 @@ def write_example(folder: Path) -> dict[str, Any]:
     for shard, part in enumerate((slice(0, half), slice(half, len(order)))):
         write_images(folder / "corpus" / f"{shard}.parquet", as_png(images[order][part]), given[part], names[part])
     save_network(train_network(images[order], given, epochs=20), folder / "model")
-    return {
-        "kind": "memorize",
-        "name": "digits",
-        "model": {"kind": "classifier", "path": str(folder / "model"), "factory": FACTORY},
-        "corpus": {
-            "path": str(folder / "corpus"),
-            "image_column": "image",
-            "image_mode": "L",
-            "label_column": "label",
-            "id_column": "name",
-        },
-        "update": {"kind": "sgd"},
-        "rank": {"top_k": 4},
-    }
+    return digit_config(folder) | {"kind": "memorize", "update": {"kind": "sgd"}, "rank": {"top_k": 4}}
 
 
 def run_memorize(config: Path, store: Path, environment: dict[str, str]) -> Path:
