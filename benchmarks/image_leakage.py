@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,7 @@ def measure(preset_name: str, folder: Path) -> dict[str, Any]:
     ours = [name for name in found if name.split(",")[0] in ("sgd", "kfac")]
     return {
         "preset": preset_name,
+        "date": date.today().isoformat(),
         "num_train": preset.num_train,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
         "training_accuracy": float(hits.float().mean()),
@@ -286,7 +288,8 @@ def render(result: Mapping[str, Any]) -> str:
     lines = [
         HEADING,
         "",
-        f"`python -m benchmarks.image_leakage --preset {result['preset']}`: {result['num_train']:,} images of "
+        f"`python -m benchmarks.image_leakage --preset {result['preset']}`, {result['date']}: "
+        f"{result['num_train']:,} images of "
         f"Fashion-MNIST, a ResNet-18-shaped network of {result['num_parameters'] / 1e6:.2f} M parameters that has "
         f"learned them (accuracy on them {result['training_accuracy']:.3f}). About {num} test images of each kind are "
         "training images, as they are or changed. Top-1 / Top-5: their training image is the first of all rows, or "
