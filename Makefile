@@ -58,7 +58,7 @@ $(BIN)/uv: locks/uv.txt
 # versions: make lock UPGRADE=--upgrade
 lock: $(BIN)/uv
 	$(LOCK) $(UPGRADE) --override locks/without-torch.txt --extra test pyproject.toml locks/all.in -o locks/all.txt
-	$(LOCK) --override locks/without-torch.txt --constraint locks/all.txt pyproject.toml locks/all.in -o locks/run.txt
+	$(LOCK) --override locks/without-torch.txt --constraint locks/all.txt --extra deploy pyproject.toml locks/all.in -o locks/run.txt
 	for name in no-deps peers uv; do $(LOCK) --no-deps locks/$$name.in -o locks/$$name.txt || exit 1; done
 
 # Known vulnerabilities of what the lock names. It asks a public service and fails where that cannot be reached.
