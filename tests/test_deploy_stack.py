@@ -64,7 +64,7 @@ class RayCluster:
             "RAY_AUTH_MODE": SERVICES["ray-head"]["environment"]["RAY_AUTH_MODE"],
             "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
             "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # conftest says 0: one node only
             "OMP_NUM_THREADS": "1",
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(DEPLOY), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
