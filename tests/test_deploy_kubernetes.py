@@ -170,7 +170,7 @@ def test_nodes_ask_for_a_token_and_strangers_do_not_reach_them(rendered: dict[st
 
 
 def test_probes_ask_for_what_the_image_answers(rendered: dict[str, Any]) -> None:
-    """Over HTTP and without a token: KubeRay's own probes run wget, which the image does not have."""
+    """Over HTTP and without a token: KubeRay's own probes by version run wget, which the image does not have."""
     paths = {("/api/gcs_healthz", 8265), ("/api/local_raylet_healthz", 52365)}
     templates = pod_templates(rendered["base"])
     for name in ("head", "gpu"):
@@ -189,8 +189,9 @@ def test_the_config_of_the_manifests_is_a_config() -> None:
 
 
 def test_the_entrypoint_is_a_command_line_that_finf_has(rendered: dict[str, Any]) -> None:
-    entrypoint = one(rendered["job"], "RayJob")["spec"]["entrypoint"]
-    words = shlex.split(entrypoint.split(";")[0])
+    shell, option, script = shlex.split(one(rendered["job"], "RayJob")["spec"]["entrypoint"])
+    assert (shell, option) == ("sh", "-c")
+    words = shlex.split(script.split(";")[0])
     assert words[0] == "finf"
     command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
     parsed = command.make_context(words[1], words[2:]).params
@@ -217,9 +218,12 @@ def test_a_result_is_not_a_failure_that_the_operator_would_retry(
 ) -> None:
     (tmp_path / "finf").write_text(f"#!/bin/sh\nexit {code}\n")
     (tmp_path / "finf").chmod(0o755)
+    (tmp_path / "ray").write_text('#!/bin/bash\nexec sh -c "${*@Q}"\n')  # as `ray job submit` does: words quoted anew
+    (tmp_path / "ray").chmod(0o755)
     entrypoint = one(rendered["job"], "RayJob")["spec"]["entrypoint"]
     environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
-    assert subprocess.run(entrypoint, shell=True, env=environment, timeout=30).returncode == seen
+    submitter = ["bash", "-ce", "--", f"if true ; then ray {entrypoint} ; fi"]  # as the operator writes it
+    assert subprocess.run(submitter, env=environment, timeout=30).returncode == seen
 
 
 def test_a_job_is_the_cluster_and_nothing_of_it_twice(rendered: dict[str, Any]) -> None:
