@@ -37,7 +37,7 @@ check: $(VENV)/.installed
 
 # The files of deploy/, without a container engine; `make test` does it too.
 check-deploy: $(VENV)/.installed
-	$(BIN)/python -m pytest tests/test_deploy_files.py tests/test_deploy_kubernetes.py tests/test_deploy_metrics.py
+	$(BIN)/python -m pytest tests/test_deploy_files.py tests/test_deploy_kubernetes.py tests/test_deploy_metrics.py tests/test_deploy_node.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format
