@@ -17,6 +17,7 @@ import yaml
 from deploy_files import DEPLOY, NOBODY, ROOT, compose_flaws, tool
 from prefect.settings.models.root import Settings
 from pydantic import BaseModel
+from ray.scripts.scripts import start
 from test_dependencies import locked, project
 
 DOCKERFILE = DEPLOY / "Dockerfile"
@@ -229,6 +230,25 @@ def test_the_readme_names_every_variable_that_compose_wants() -> None:
     wanted = set(re.findall(r"\$\{(FINF_\w+):\?", (DEPLOY / "compose.yaml").read_text()))
     assert len(wanted) == 6
     assert wanted <= set(re.findall(r"FINF_\w+", README))
+
+
+def test_the_s3_server_knows_every_flag_that_it_is_given() -> None:
+    mini, *flags = SERVICES["s3"]["command"]
+    done = subprocess.run([tool("weed"), mini, "-h"], capture_output=True, text=True, timeout=30)
+    known = set(re.findall(r"^  (-[\w.]+)", done.stdout + done.stderr, flags=re.MULTILINE))
+    assert {flag.split("=")[0] for flag in flags} <= known
+    assert "-master.telemtry" not in known
+
+
+def test_ray_knows_every_flag_that_its_nodes_are_given() -> None:
+    options = {option for parameter in start.params for option in parameter.opts}
+    words = " ".join(
+        str(SERVICES[name][key]) for name in ("ray-head", "ray-worker") for key in ("entrypoint", "command")
+    )
+    words += (DEPLOY / "on-ray-node.sh").read_text()
+    given = set(re.findall(r"--[a-z][a-z-]+", words))
+    assert len(given) >= 10
+    assert given <= options
 
 
 # --- all of them together ---
