@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""alive.py [URL ...]: ends well when each of them answers, by default those of FINF_ALIVE_URLS. The image has no curl."""
+"""alive.py [URL ...]: ends well when all of them answer, by default those of FINF_ALIVE_URLS. The image has no curl."""
 
 import os
 import sys

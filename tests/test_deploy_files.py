@@ -203,6 +203,12 @@ def test_services_are_called_by_names_and_ports_that_exist_on_a_network_that_bot
     assert num_calls >= 7
 
 
+def test_prefect_writes_its_pages_where_it_may() -> None:
+    """By default it would among its own packages, which a read-only root refuses: a server without pages."""
+    folder = SERVICES["prefect"]["environment"]["PREFECT_SERVER_UI_STATIC_DIRECTORY"]
+    assert any(folder.startswith(f"{each.split(':')[0]}/") for each in SERVICES["prefect"]["tmpfs"])
+
+
 def test_nothing_but_prefect_reaches_the_database() -> None:
     assert {name for name, service in SERVICES.items() if "database" in service["networks"]} == {"postgres", "prefect"}
     assert COMPOSE["networks"]["database"] == {"internal": True}

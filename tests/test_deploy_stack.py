@@ -130,13 +130,13 @@ def running_ray_cluster() -> Iterator[RayCluster]:
 def running_prefect_on_postgres(home: Path) -> Iterator[tuple[str, Postgres]]:
     """The server of the compose file, with its settings."""
     with running_postgres() as database:
+        given = {name: str(value) for name, value in SERVICES["prefect"]["environment"].items()}
+        url = re.sub(r"\$\{[^}]*\}", database.password, given["PREFECT_SERVER_DATABASE_CONNECTION_URL"])
         settings = {
-            name: str(value)
-            for name, value in SERVICES["prefect"]["environment"].items()
-            if name in ("PREFECT_SERVER_METRICS_ENABLED", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+            "PREFECT_SERVER_METRICS_ENABLED": given["PREFECT_SERVER_METRICS_ENABLED"],
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": url.replace("postgres:5432", f"127.0.0.1:{database.port}"),
+            "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(home / "pages"),
         }
-        url = re.sub(r"\$\{[^}]*\}", database.password, settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"])
-        settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = url.replace("postgres:5432", f"127.0.0.1:{database.port}")
         with running_prefect_server(home, more_settings=settings) as api:
             yield api, database
 
@@ -221,6 +221,8 @@ def test_the_stack_scans_with_prefect_on_postgres_the_store_on_s3_and_a_cluster_
         (run,) = json.loads(read(f"{api}/flow_runs/filter", {}))
         assert run["state"]["type"] == "COMPLETED"
         assert b"# TYPE" in read(f"{api}/metrics")
+        assert b"<html" in read(f"{api.removesuffix('/api')}/")
+        assert list((tmp_path / "pages").iterdir()) != []
 
         submitted = submit_job(cluster, config, f"{s3_bucket}/runs", driver)
         assert submitted.returncode == 0, submitted.stdout[-3000:]  # 3 is a result, no failure to be tried again
