@@ -159,7 +159,7 @@ def evaluate(
 
 @app.command()
 def verify(
-    preset: Annotated[str, typer.Option(help="convex or nonconvex.")] = "convex",
+    preset: Annotated[str, typer.Option(help="convex, nonconvex, classifier, diffusion or causal_lm.")] = "convex",
     store: Store = "finf-store",
     seed: Annotated[int | None, typer.Option(help="Default: the authors'.")] = None,
     as_json: Json = False,
