@@ -57,7 +57,7 @@ def demo(
 
 @app.command()
 def init(
-    kind: Annotated[str, typer.Argument(help="scan, attribute, mislabel, memorize or trace")],
+    kind: Annotated[str, typer.Argument(help="scan, attribute, diffusion, mislabel, memorize or trace")],
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("finf.toml"),
     as_json: Json = False,
 ) -> None:
