@@ -111,7 +111,7 @@ name = "my-images"
 
 [model]
 kind = "diffusion"
-path = "path/to/ddpm"              # a folder of diffusers (unet/ or transformer/, and scheduler/), s3://..., or a hub id
+path = "path/to/ddpm"              # folder of diffusers (unet/ or transformer/, and scheduler/), s3://..., or a hub id
 # factory = "my_package.networks:denoiser"  # or your own network, called with (sample, timesteps); path: its weights
 # [model.diffusion.schedule]       # and what it was trained with, in the names of diffusers
 # prediction_type = "v_prediction"
