@@ -34,6 +34,11 @@ VERIFICATIONS = {
     "diffusion": "The hypothesis and our scores: a diffusion model of digits",
     "causal_lm": "The hypothesis and our scores: a language model of gospels",
 }
+SPOILT = {
+    "classifier": "have another label",
+    "diffusion": "lie on their side",
+    "causal_lm": "have their tokens in another order",
+}
 VERIFIED = {  # parts of a verification's result
     "": "**leaving out against adding**",
     "extrapolated": "its solver's error carried over to all rows",
@@ -78,6 +83,8 @@ def verify_section(preset: str, store: str) -> Iterator[str]:
     from flows.verify import run_verify
 
     yield f"## {VERIFICATIONS[preset]}\n\n`finf verify --preset {preset} --json`\n"
+    if preset in SPOILT:
+        yield f"Half of the rows {SPOILT[preset]}; each group is a quarter of the rows, with none to all of these.\n"
     yield render_verification(run_verify(preset, store))
 
 
