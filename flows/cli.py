@@ -1,8 +1,8 @@
 """The command line. Exit codes: 0 done; 1 failed; 2 wrong usage, config or input; 3 done, and leakage was found;
-4 done, no leakage found, but rows were set aside that nobody could score; 143 stopped by SIGTERM."""
+4 done, no leakage found, but rows were set aside that nobody could score; 5 stopped by its budget; 143 by SIGTERM."""
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +17,7 @@ from flows.terminal import prepare_terminal, show_error, show_json, show_text
 if TYPE_CHECKING:
     from tasks.options import RunOptions
 
-FAILED, WRONG_INPUT, FOUND_LEAKAGE, NOT_ALL_SCORED = 1, 2, 3, 4
+FAILED, WRONG_INPUT, FOUND_LEAKAGE, NOT_ALL_SCORED, BUDGET_REACHED = 1, 2, 3, 4, 5
 
 app = typer.Typer(
     name="finf",
@@ -41,6 +41,17 @@ BatchTokens = Annotated[int | None, typer.Option(min=1, help="Padded tokens in o
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Compile the model's kernels; default: on a GPU only.")
 ]
+CpusPerActor = Annotated[float | None, typer.Option(min=0.01, help="Default: one, or the share that lets all fit.")]
+GpusPerActor = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="1: of a cluster that grows, and may have none yet; 0.5: two share one."),
+]
+ActorResource = Annotated[
+    list[str] | None, typer.Option(help="NAME=AMOUNT: a Ray resource that each actor takes of its node; repeatable.")
+]
+MaxHours = Annotated[float | None, typer.Option(help="Of this process; then finish what is in flight and stop.")]
+MaxCost = Annotated[float | None, typer.Option(help="Of this run in all, earlier processes included; likewise.")]
+PricePerHour = Annotated[float | None, typer.Option(help="Of one actor: of its GPU, or its share of a machine.")]
 CacheTokens = Annotated[bool, typer.Option("--cache-tokens", help="Keep token ids in the store: tokenise once.")]
 
 
@@ -57,7 +68,7 @@ def demo(
 
 @app.command()
 def init(
-    kind: Annotated[str, typer.Argument(help="scan, attribute, mislabel, memorize or trace")],
+    kind: Annotated[str, typer.Argument(help="scan, attribute, diffusion, mislabel, memorize or trace")],
     path: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("finf.toml"),
     as_json: Json = False,
 ) -> None:
@@ -93,20 +104,44 @@ def _add_run(kind: str) -> None:
         strategy: StrategyKind = None,
         cache_tokens: CacheTokens = False,
         compiled: Compile = None,
+        cpus_per_actor: CpusPerActor = None,
+        gpus_per_actor: GpusPerActor = None,
+        actor_resource: ActorResource = None,
+        max_hours: MaxHours = None,
+        max_cost: MaxCost = None,
+        price_per_hour: PricePerHour = None,
         retry_quarantined: Annotated[
             bool, typer.Option("--retry-quarantined", help="Have another try at rows that this run had set aside.")
         ] = False,
         as_json: Json = False,
     ) -> None:
         from flows.scan import run_scan
+        from tasks.actor_plan import PoolOptions
+        from tasks.budget import BudgetOptions
         from tasks.config import load_config
         from tasks.read_report import read_report, report_summary
 
-        options = _options(store, actors, ray_address, batch_tokens, compiled, cache_tokens)
+        pool = PoolOptions(
+            num_actors=actors,
+            num_cpus_per_actor=cpus_per_actor,
+            num_gpus_per_actor=gpus_per_actor,
+            resources_per_actor=_amounts(actor_resource or []),
+            ray_address=ray_address,
+        )
+        budget = BudgetOptions(max_hours=max_hours, max_cost=max_cost, price_per_hour=price_per_hour)
+        options = _options(
+            store,
+            batch_tokens=batch_tokens,
+            compiled=compiled,
+            cache_tokens=cache_tokens,
+            retry_quarantined=retry_quarantined,
+            pool=pool,
+            budget=budget,
+        )
         spec = load_config(config, strategy)
         if spec.kind != kind:
             raise InputError(f"{config}: kind = {spec.kind!r}; run: finf {spec.kind} {config}")
-        run_uri = run_scan(spec, replace(options, retry_quarantined=retry_quarantined))
+        run_uri = run_scan(spec, options)
         report = read_report(run_uri)
         _show({"run": run_uri, **report["summary"]}, as_json, report_summary(run_uri, report))
         if report["summary"].get("num_leaked"):
@@ -136,7 +171,7 @@ def plan(
     from tasks.config import load_config
     from tasks.plan import plan_scan
 
-    options = _options(store, None, None, batch_tokens, compiled)
+    options = _options(store, batch_tokens=batch_tokens, compiled=compiled)
     found = plan_scan(load_config(config, strategy), options, price_per_hour)
     _show(asdict(found), as_json, describe_plan(found))
 
@@ -159,7 +194,7 @@ def evaluate(
 
 @app.command()
 def verify(
-    preset: Annotated[str, typer.Option(help="convex or nonconvex.")] = "convex",
+    preset: Annotated[str, typer.Option(help="convex, nonconvex, classifier, diffusion or causal_lm.")] = "convex",
     store: Store = "finf-store",
     seed: Annotated[int | None, typer.Option(help="Default: the authors'.")] = None,
     as_json: Json = False,
@@ -186,6 +221,8 @@ def status(run: Run, as_json: Json = False) -> None:
         text += f", {found.rows_set_aside:,} set aside"
     if found.queries_rescored is not None:
         text += f" by the first pass, {found.queries_rescored:,} queries scored on the rows that it kept"
+    if found.actor_hours:
+        text += f"; {found.actor_hours:,.2f} actor hours" + ("" if found.cost is None else f", cost {found.cost:,.2f}")
     _show(asdict(found), as_json, visible_line(text))
 
 
@@ -246,22 +283,26 @@ def diff(
         raise typer.Exit(FOUND_LEAKAGE)
 
 
-def _options(
-    store: str,
-    actors: int | None,
-    ray_address: str | None,
-    batch_tokens: int | None,
-    compiled: bool | None,
-    cache_tokens: bool = False,
-) -> "RunOptions":
-    from tasks.actor_pool import PoolOptions
+def _options(store: str, **options: Any) -> "RunOptions":
     from tasks.filesystems import refuse_credentials
     from tasks.options import RunOptions
 
-    for place in (store, ray_address or "auto"):  # before Prefect writes them down as parameters of the run
+    found = RunOptions(store=store, **options)
+    for place in (store, found.pool.ray_address or "auto"):  # before Prefect writes them down as parameters of the run
         refuse_credentials(place)
-    pool = PoolOptions(num_actors=actors, ray_address=ray_address)
-    return RunOptions(store=store, batch_tokens=batch_tokens, compiled=compiled, cache_tokens=cache_tokens, pool=pool)
+    return found
+
+
+def _amounts(texts: list[str]) -> dict[str, float]:
+    """Of "NAME=AMOUNT"."""
+    found = {}
+    for text in texts:
+        name, _, amount = text.partition("=")
+        try:
+            found[name] = float(amount)
+        except ValueError:
+            raise InputError(f"--actor-resource {text}: want NAME=AMOUNT, such as spot=1") from None
+    return found
 
 
 def _show(result: dict[str, Any], as_json: bool, text: str) -> None:
@@ -282,7 +323,15 @@ def main() -> None:
         say_stopped()
     except FinfError as error:
         show_error(error)
-        sys.exit(WRONG_INPUT if isinstance(error, InputError | CheckpointError) else FAILED)
+        sys.exit(_exit_code(error))
+
+
+def _exit_code(error: FinfError) -> int:
+    from tasks.budget import BudgetReachedError
+
+    if isinstance(error, BudgetReachedError):
+        return BUDGET_REACHED
+    return WRONG_INPUT if isinstance(error, InputError | CheckpointError) else FAILED
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ ATTRIBUTE = """\
 kind = "attribute"
 name = "my-attribution"
 
-[model]                            # a classifier of images; text: `finf init scan`; generated images ("diffusion"):
-kind = "classifier"                # docs/DIFFUSION.md; any other model: docs/MODELS.md
+[model]                            # a classifier of images; text: `finf init scan`; generated images:
+kind = "classifier"                # `finf init diffusion`; any other model: docs/MODELS.md
 factory = "my_package.networks:build"  # your function without arguments that gives the torch module: it runs here
 path = "path/to/weights"           # folder with *.safetensors of its state dict; or s3://...
 # [model.images]                   # how a picture becomes floats, as in training; default: 0 to 1, as large as it is
@@ -102,6 +102,42 @@ move_nats = 0.1
 top_k = 10                         # proponents
 opponents_k = 10
 by = "row_ratio"                   # or "mirror_ratio", "control_z"
+"""
+
+DIFFUSION = """\
+# Training images that generated images lean on. This file says what is computed; flags say where and how.
+kind = "attribute"
+name = "my-images"
+
+[model]
+kind = "diffusion"
+path = "path/to/ddpm"              # folder of diffusers (unet/ or transformer/, and scheduler/), s3://..., or a hub id
+# factory = "my_package.networks:denoiser"  # or your own network, called with (sample, timesteps); path: its weights
+# [model.diffusion.schedule]       # and what it was trained with, in the names of diffusers
+# prediction_type = "v_prediction"
+# beta_schedule = "squaredcos_cap_v2"
+[model.diffusion]                  # what the loss of an image is taken over
+timesteps = 16                     # spread over those of the training; each costs a forward pass
+seed = 0                           # of the noise
+normalise = false                  # true: each timestep relative to its own error
+
+[corpus]
+path = "s3://bucket/train/*.parquet"
+image_column = "image"             # bytes, {bytes, path} (the image feature of `datasets`), or arrays of 0 to 255
+image_mode = "RGB"                 # as many channels as the network reads; "L": one of grey
+# id_column = "name"
+
+[queries]
+path = "generated.parquet"         # images, generated or not, with the same columns
+# id_column = "name"
+
+[update]
+kind = "kfac"                      # plain ascent ("sgd") is little better than chance here (docs/DIFFUSION.md)
+move_nats = 0.1
+
+[rank]
+top_k = 10                         # proponents
+opponents_k = 10
 """
 
 MISLABEL = """\
@@ -208,4 +244,11 @@ by = "score"                       # nats that the whole row loses: a fact is a 
 # recall_at = [1, 10]
 """
 
-TEMPLATES = {"scan": SCAN, "attribute": ATTRIBUTE, "mislabel": MISLABEL, "memorize": MEMORIZE, "trace": TRACE}
+TEMPLATES = {
+    "scan": SCAN,
+    "attribute": ATTRIBUTE,
+    "diffusion": DIFFUSION,
+    "mislabel": MISLABEL,
+    "memorize": MEMORIZE,
+    "trace": TRACE,
+}

@@ -8,8 +8,7 @@ from prefect import flow
 
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import ScanSpec
-from flows.progress_artifact import ProgressArtifact
-from flows.progress_bar import ProgressBar
+from flows.crewed import crewed, progress_log
 from flows.run_stages import explain, fit_model, is_reported, is_there, look_at_model, report
 from flows.stage import Stages
 from tasks.actor_pool import ActorPool
@@ -17,28 +16,24 @@ from tasks.job import ScanJob
 from tasks.memorized import rank_memorized
 from tasks.near_duplicates import find_groups, group_bundles, measure_all_groups
 from tasks.options import RunOptions
-from tasks.patience import Tell, patient
+from tasks.patience import patient
 from tasks.progress import Meter
 from tasks.quarantine import Quarantine
 from tasks.resolve_inputs import resolve_inputs
-from tasks.shard_scorer import ShardScorer
 from tasks.surveys import is_surveyed, memory_survey, survey_rows
+from tasks.told import Tell
 
 
 @flow(name="memorize", validate_parameters=False)
 def memorize(spec: ScanSpec, options: RunOptions) -> str:
     """Measure every row of the corpus and groups of near-duplicates; returns the URI of the run's folder."""
     stages = Stages()
-    with ProgressBar() as bar, patient(options.pool.max_storage_seconds, bar.tell):
+    with progress_log() as log, patient(options.pool.max_storage_seconds, log.tell):
         job = stages.always("resolve inputs", lambda: resolve_inputs(spec, options))
         if options.retry_quarantined:
             Quarantine(job).release()
-        with (
-            ActorPool(ShardScorer, (job,), options.pool, bar.tell) as pool,
-            ProgressArtifact(spec.name) as artifact,
-        ):
-            meter = Meter(bar, artifact)
-            _measure(stages, job, pool, meter, bar.tell)
+        with crewed(job, options, log) as (pool, meter):
+            _measure(stages, job, pool, meter, log.tell)
             _rank(stages, job, pool, meter)
         report(stages, job)
     return job.run_uri

@@ -16,10 +16,9 @@ from prefect.settings import PREFECT_API_URL
 from finf_core.errors import FinfError
 from finf_core.fingerprint import fingerprint
 from finf_core.spec import ScanSpec
+from flows.crewed import crewed, progress_log
 from flows.guard import guard_children
 from flows.memorize import memorize
-from flows.progress_artifact import ProgressArtifact
-from flows.progress_bar import ProgressBar
 from flows.run_stages import explain, fit_model, is_reported, is_there, look_at_model, report
 from flows.stage import Stages
 from flows.stop import StoppedError
@@ -33,7 +32,7 @@ from tasks.count_words import count_corpus_words
 from tasks.job import ScanJob
 from tasks.keep_rows import keep_rows
 from tasks.options import RunOptions
-from tasks.patience import Tell, patient
+from tasks.patience import patient
 from tasks.progress import Meter
 from tasks.project_updates import project_updates
 from tasks.publish_report import describe_checks
@@ -41,10 +40,10 @@ from tasks.quarantine import Quarantine
 from tasks.resolve_inputs import resolve_inputs
 from tasks.score_shards import is_scored, score_shards
 from tasks.settle import settle
-from tasks.shard_scorer import ShardScorer
 from tasks.solve_updates import pending_queries, solve_updates
 from tasks.surveys import Survey, is_surveyed, labels_survey, survey_rows
 from tasks.suspects import rank_suspects
+from tasks.told import Tell
 from tasks.true_rows import find_true_rows
 
 NOBODY_THERE = "Failed to reach API"  # all that Prefect's bare RuntimeError says of it
@@ -78,22 +77,18 @@ def run_scan(spec: ScanSpec, options: RunOptions) -> str:
 def scan(spec: ScanSpec, options: RunOptions) -> str:
     """Score every row of the corpus against every query; returns the URI of the run's folder."""
     stages = Stages()
-    with ProgressBar() as bar, patient(options.pool.max_storage_seconds, bar.tell):
+    with progress_log() as log, patient(options.pool.max_storage_seconds, log.tell):
         job = stages.always("resolve inputs", lambda: resolve_inputs(spec, options))
         if options.retry_quarantined:
             Quarantine(job).release()
-        with (
-            ActorPool(ShardScorer, (job,), options.pool, bar.tell) as pool,
-            ProgressArtifact(spec.name) as artifact,
-        ):
+        with crewed(job, options, log) as (pool, meter):
             _check(stages, job, pool)
             settled = settle(job)
             for check in describe_checks(settled) if storage.exists(job.strategy_uri) else []:
-                bar.tell(check)
-            meter = Meter(bar, artifact)
-            _score(stages, settled, pool, meter, bar.tell)
+                log.tell(check)
+            _score(stages, settled, pool, meter, log.tell)
             if spec.kind == "mislabel":
-                _survey(stages, settled, labels_survey(settled), pool, meter, bar.tell)
+                _survey(stages, settled, labels_survey(settled), pool, meter, log.tell)
             _judge(stages, settled, pool, meter)
         report(stages, settled)
     return job.run_uri

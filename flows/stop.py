@@ -4,6 +4,8 @@ import signal
 import sys
 from typing import NoReturn
 
+from flows import json_log
+
 SIGTERM_EXIT_CODE = 128 + signal.SIGTERM
 
 
@@ -16,7 +18,11 @@ def stop_on_sigterm() -> None:
 
 
 def say_stopped() -> NoReturn:
-    print("finf: stopped; what is finished is kept: run the same command again to go on", file=sys.stderr)
+    line = "stopped; what is finished is kept: run the same command again to go on"
+    if json_log.is_wanted():
+        json_log.log("warning", line, event="stopped")
+    else:
+        print(f"finf: {line}", file=sys.stderr)
     sys.exit(SIGTERM_EXIT_CODE)
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from finf_core.report.visible import visible_line, visible_text
+from flows import json_log
 
 
 def prepare_terminal() -> None:
@@ -35,11 +36,18 @@ def show_json(result: dict[str, Any]) -> None:
 
 def show_error(error: Exception) -> None:
     """An error that finf knows, on one line of standard error."""
+    if json_log.is_wanted():
+        json_log.log("error", visible_line(str(error)), event=type(error).__name__)
+        return
     print(f"finf: {visible_line(str(error))}", file=sys.stderr)
 
 
 def _show_unexpected(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    print(visible_text("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+    text = visible_text("".join(traceback.format_exception(kind, error, trace)))
+    if json_log.is_wanted():
+        json_log.log("critical", visible_line(str(error)), event=kind.__name__, traceback=text)
+    else:
+        print(text, end="", file=sys.stderr)
 
 
 def _plain(value: Any) -> Any:

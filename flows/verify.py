@@ -11,21 +11,29 @@ from prefect import flow
 from flows.progress_bar import ProgressBar
 from flows.stage import Stages
 from tasks.progress import Meter
-from tasks.verification.images import FASHION_MNIST, load_images
+from tasks.verification.images import FASHION_MNIST
 from tasks.verification.presets import Settings, open_verification, preset_settings
+
+MEASURES = ("pearson", "spearman")
+PARTS = {  # of a result, beside the check itself
+    "solved": "solved to the end, all rows",
+    "points": "single rows, non-convex",
+    "scores_against_left_out": "finf's scores against leaving out",
+    "scores_against_added": "finf's scores against adding",
+}
 
 
 def run_verify(preset: str, store: str, seed: int | None = None, data: Path = FASHION_MNIST) -> dict[str, Any]:
     """Retrain without rows and with test images, and correlate the two.
 
     Args:
-        preset: "convex" or "nonconvex".
+        preset: "convex" or "nonconvex" of the paper; "classifier", "diffusion" or "causal_lm": an adapter of ours.
         seed: None for the authors'.
-        data: the folder with Fashion-MNIST.
+        data: the folder with Fashion-MNIST, for the paper's.
 
     Returns:
-        At least `preset`, `pearson`, `spearman`, their intervals, `published`, `sizes_and_seeds` and `seconds` (all
-        computing, that of earlier runs included).
+        At least `preset`, `pearson`, `spearman`, their intervals, `sizes_and_seeds` and `seconds` (all computing, that
+        of earlier runs included); `published` of the paper's; `scores_against_left_out` of an adapter.
     """
     return verify(preset_settings(preset, seed), store, data)
 
@@ -34,7 +42,7 @@ def run_verify(preset: str, store: str, seed: int | None = None, data: Path = FA
 def verify(settings: Settings, store: str, data: Path) -> dict[str, Any]:
     """The stages of a check of any size; each looks into the store for what is left to do."""
     stages = Stages()
-    verification = open_verification(settings, store, load_images(data))
+    verification = open_verification(settings, store, data)
     with ProgressBar() as bar:
         for name, work in verification.check.stages(Meter(bar)):
             stages.always(name, work)
@@ -43,13 +51,17 @@ def verify(settings: Settings, store: str, data: Path) -> dict[str, Any]:
 
 def describe(result: dict[str, Any]) -> str:
     """The result for people, one line a figure."""
-    published = result["published"]
-    lines = [
-        f"{result['preset']}: {name} {result[name]:.3f} "
-        f"[{result[f'{name}_interval'][0]:.3f}, {result[f'{name}_interval'][1]:.3f}], published {published[name]:.3f}"
-        for name in ("pearson", "spearman")
-    ]
-    for part, text in (("solved", "solved to the end, all rows"), ("points", "single rows, non-convex")):
+    lines = [f"{result['preset']}: {_with_interval(result, name)}{_published(result, name)}" for name in MEASURES]
+    for part, text in PARTS.items():
         if part in result:
-            lines.append(f"{text}: pearson {result[part]['pearson']:.3f}, spearman {result[part]['spearman']:.3f}")
+            lines.append(f"{text}: {', '.join(_with_interval(result[part], name) for name in MEASURES)}")
     return "\n".join([*lines, f"{result['seconds']:,.0f} s; {result['run']}"])
+
+
+def _published(result: dict[str, Any], name: str) -> str:
+    return f", published {result['published'][name]:.3f}" if "published" in result else ""
+
+
+def _with_interval(found: dict[str, Any], name: str) -> str:
+    low, high = found.get(f"{name}_interval", (None, None))
+    return f"{name} {found[name]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")

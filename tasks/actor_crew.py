@@ -13,7 +13,7 @@ Import this module only when Ray is wanted: see `tasks.actor_pool`.
 """
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, TypeVar
 
 import ray
@@ -22,9 +22,11 @@ from ray.exceptions import RayError, RayTaskError
 from finf_core.errors import CheckpointError, FinfError, InputError, StorageError
 from tasks.actor_host import ActorHost, NotBuiltError
 from tasks.actor_plan import PoolOptions, plan_actors
+from tasks.budget import Budget
 from tasks.orders import ClusterLostError, GivenUp, Orders
 from tasks.ray_cluster import head_answers
 from tasks.seat import ALIVE, Seat, State
+from tasks.told import Tell, Told
 from tasks.work_queue import Work, WorkQueue
 
 U = TypeVar("U")
@@ -44,11 +46,18 @@ class ActorCrew:
     """The actors of one pool. Needs a connected Ray; their processes start at once, in the background."""
 
     def __init__(
-        self, actor_class: type, actor_args: tuple[Any, ...], options: PoolOptions, tell: Callable[[str], None]
+        self,
+        actor_class: type,
+        actor_args: tuple[Any, ...],
+        options: PoolOptions,
+        tell: Tell,
+        budget: Budget,
     ) -> None:
         self._class_and_args = (actor_class, actor_args)
         self._options = options
         self._tell = tell
+        self._budget = budget
+        budget.count(0)
         resources = ray.cluster_resources()
         node_cpus = max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
         self.plan = plan_actors(options, resources.get("CPU", 0), resources.get("GPU", 0), node_cpus)
@@ -69,6 +78,7 @@ class ActorCrew:
                     self._hand_out(orders, queue)  # nobody idles while the caller looks at the result
                     yield done
                     self._last_alive = time.monotonic()  # however long the caller took
+                self._budget.count(self._num_held())
                 self._check_head(queue)
                 self._check_alive()
         finally:
@@ -78,8 +88,13 @@ class ActorCrew:
 
     def dismiss(self) -> None:
         """Kill the actors: what they publish is whole or not there."""
+        self._budget.count(self._num_held())
         while self.seats:
             ray.kill(self.seats.pop().actor)
+
+    def _num_held(self) -> int:
+        """Actors that have a place on some machine."""
+        return sum(seat.state in ALIVE for seat in self.seats)
 
     def _new_actor(self) -> Any:
         threads = str(self.plan.num_threads)
@@ -89,6 +104,7 @@ class ActorCrew:
         options = {
             "num_cpus": self.plan.num_cpus,
             "num_gpus": self.plan.num_gpus,
+            "resources": dict(self._options.resources_per_actor),
             "max_restarts": -1,
             "max_task_retries": 0,  # Ray's own are used up before it knows that a node is lost
             "runtime_env": {"env_vars": environment},
@@ -151,8 +167,10 @@ class ActorCrew:
         if work.num_failures >= self._options.max_attempts and not waits:
             return self._give_up(work, ours, orders)
         if waits:
-            self._tell(f"{ours}; waiting")
+            self._tell(Told(f"{ours}; waiting", "waits", unit=str(work)))
         pause = min(BACKOFF_SECONDS * 2 ** (work.num_failures - 1), LONGEST_BACKOFF_SECONDS)
+        if not waits:
+            self._tell(Told(f"{ours}; tried again in {pause:.0f} s", "failed", unit=str(work)))
         queue.put_off(work, pause)
         return None
 
@@ -163,7 +181,8 @@ class ActorCrew:
         given_up = None
         if work:
             work.num_deaths += 1
-            self._tell(f"an actor died at work ({type(error).__name__}); its unit goes to the next one")
+            line = f"an actor died at work ({type(error).__name__}); its unit goes to the next one"
+            self._tell(Told(line, "died", unit=str(work)))
             if work.num_deaths >= MAX_DEATHS:
                 many = f"{work}: {work.num_deaths} actors died while they worked on it ({ADVICE}):"
                 given_up, work = self._give_up(work, _ours(error, many), orders), None
@@ -200,7 +219,7 @@ class ActorCrew:
         seat.num_failed_builds += 1
         if seat.num_failed_builds >= limit and not self._waits_for_storage(seat, error):
             seat.rest(State.RETIRED)
-            self._tell(f"one actor of {self.plan.num_actors} is given up: {error}")
+            self._tell(Told(f"one actor of {self.plan.num_actors} is given up: {error}", "retired"))
 
     def _check_head(self, queue: WorkQueue[U]) -> None:
         """Raises ClusterLostError once the head has been silent for long; units in flight go back first."""

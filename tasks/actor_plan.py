@@ -1,7 +1,8 @@
 """How many actors, and what each of them asks of the cluster."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from finf_core.errors import InputError
 
@@ -18,6 +19,7 @@ class PoolOptions:
     num_actors: int | None = None  # one per GPU if there is any, else two
     num_cpus_per_actor: float | None = None  # one, or the share that lets all actors fit
     num_gpus_per_actor: float | None = None  # likewise; none without GPUs
+    resources_per_actor: Mapping[str, float] = field(default_factory=dict)  # of Ray: nodes that have them take actors
     ray_address: str | None = None  # None or "local": a cluster of one's own on this machine
     object_store_memory_bytes: int = 200_000_000  # of a cluster of one's own; units and results are small
     max_attempts: int = 3  # of a unit that raises
@@ -35,6 +37,11 @@ class PoolOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise InputError(f"pool option {name} = {value}: want a positive number")
+        if (self.num_gpus_per_actor or 0) > 1:
+            raise InputError(
+                f"pool option num_gpus_per_actor = {self.num_gpus_per_actor:g}: an actor's model lies on one GPU; "
+                "want at most 1"
+            )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from finf_core.errors import InputError
 from tasks.actor_plan import PoolOptions
+from tasks.budget import Budget
 from tasks.orders import ClusterLostError, GivenUp, Orders
 from tasks.ray_cluster import connect, disconnect
+from tasks.told import Tell, Told
 from tasks.work_queue import WorkQueue
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class ActorPool:
 
     Args:
         tell: hears, in one line each, of what went wrong and was mended.
+        budget: counts the actors' hours, and ends what it does not cover.
     """
 
     def __init__(
@@ -42,12 +45,14 @@ class ActorPool:
         actor_class: type,
         actor_args: tuple[Any, ...],
         options: PoolOptions,
-        tell: Callable[[str], None] = lambda line: None,
+        tell: Tell = lambda line: None,
+        budget: Budget | None = None,
     ) -> None:
         self._actor_class = actor_class
         self._actor_args = actor_args
         self._options = options
         self._tell = tell
+        self._budget = budget or Budget()
         self._crew: ActorCrew | None = None
         self._has_connected = False  # and is to end it
         self._was_connected = False
@@ -55,8 +60,10 @@ class ActorPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if kind is None:  # else storage may be away, and nobody may wait for it
+            self._budget.note()
 
     def map(
         self,
@@ -81,8 +88,9 @@ class ActorPool:
             InputError, CheckpointError: from a unit or from the object's constructor, at once and as themselves.
             StorageError, CapacityError: the same, after `max_attempts` (and `max_storage_seconds`).
             FinfError: a unit kept raising anything else or kept killing its actors, or no actor is alive.
+            BudgetReachedError: all units in flight are done, and no other was begun.
         """
-        queue, orders = WorkQueue(units), Orders(method, may_give_up, after_deaths)
+        queue, orders = WorkQueue(self._budget.while_it_lasts(units)), Orders(method, may_give_up, after_deaths)
         num_losses = 0
         while not queue.is_empty():
             try:
@@ -95,7 +103,8 @@ class ActorPool:
                 num_losses += 1
                 if num_losses >= MAX_LOSSES:
                     raise
-                self._tell(f"{error}; starting or finding it again")
+                self._tell(Told(f"{error}; starting or finding it again", "died"))
+        self._budget.check()
 
     def close(self) -> None:
         """Kill the actors, and end Ray if this pool started it."""
@@ -111,7 +120,7 @@ class ActorPool:
             self._connect()
             from tasks.actor_crew import ActorCrew  # imports Ray, whose environment is set by now
 
-            self._crew = ActorCrew(self._actor_class, self._actor_args, self._options, self._tell)
+            self._crew = ActorCrew(self._actor_class, self._actor_args, self._options, self._tell, self._budget)
         return self._crew
 
     def _connect(self) -> None:

@@ -248,6 +248,11 @@ class ScanJob:
         return self.file("truth.parquet")
 
     @property
+    def spending_uri(self) -> str:
+        """A folder: what each process that worked at this run has spent."""
+        return self.file("spending")
+
+    @property
     def totals_uri(self) -> str:
         return self.file("totals.json")
 

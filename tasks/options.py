@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from tasks.actor_pool import PoolOptions
+from tasks.budget import BudgetOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,3 +14,4 @@ class RunOptions:
     cache_tokens: bool = False  # keep the corpus's token ids beside its base losses
     retry_quarantined: bool = False  # have another try at what a run set aside
     pool: PoolOptions = field(default_factory=PoolOptions)
+    budget: BudgetOptions = field(default_factory=BudgetOptions)

@@ -13,14 +13,13 @@ from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 from finf_core.errors import StorageError
+from tasks.told import Tell, Told
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 FIRST_PAUSE_SECONDS = 0.5  # doubled with every attempt
 LONGEST_PAUSE_SECONDS = 15.0
-
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def retried(function: Callable[P, R]) -> Callable[P, R]:
                 patience = _held[-1] if _held else None
                 if patience is None or time.monotonic() - started + pause > patience.seconds:
                     raise
-                patience.tell(f"{error}; waiting")
+                patience.tell(Told(f"{error}; waiting", "waits"))
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 

@@ -13,6 +13,8 @@ class Progress:
     unit: str  # "rows" or "queries"
     done: int
     total: int
+    found: int  # done before this process began
+    tokens: int  # of what it did itself
     units_per_second: float
     tokens_per_second: float
     seconds_left: float | None  # None: nothing to judge by yet
@@ -48,6 +50,8 @@ class Meter:
         seconds = max(time.monotonic() - self.started, 1e-9)
         rate = (self.done - self.found) / seconds
         left = (self.total - self.done) / rate if rate else None
-        snapshot = Progress(self.stage, self.unit, self.done, self.total, rate, self.tokens / seconds, left)
+        snapshot = Progress(
+            self.stage, self.unit, self.done, self.total, self.found, self.tokens, rate, self.tokens / seconds, left
+        )
         for listener in self.listeners:
             listener(snapshot)

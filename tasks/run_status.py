@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tasks import storage
+from tasks.budget import read_spending
 from tasks.bundles import kept_bundles
 from tasks.job import ScanJob
 from tasks.queries import read_queries
@@ -21,6 +22,8 @@ class RunStatus:
     rows_scored: int  # or seen by the first pass, where there is one
     num_rows: int
     rows_set_aside: int  # no actor could score them: the report names them
+    actor_hours: float  # of all processes that worked at it
+    cost: float | None  # at --price-per-hour; None: not all of these hours have a price
     queries_rescored: int | None = None  # on the rows that a first pass kept; None where there is no first pass
 
 
@@ -28,7 +31,7 @@ def run_status(run_uri: str) -> RunStatus:
     """Raises InputError when there is no run in that folder."""
     job = settle(read_job(run_uri))
     queries = read_queries(job.queries_uri)
-    rows = count_rows(job)
+    rows, spending = count_rows(job), read_spending(job.spending_uri)
     return RunStatus(
         run=run_uri,
         complete=storage.exists(job.file("report.json")),
@@ -37,6 +40,8 @@ def run_status(run_uri: str) -> RunStatus:
         rows_scored=rows.scored,
         num_rows=rows.total,
         rows_set_aside=rows.set_aside,
+        actor_hours=spending.actor_hours,
+        cost=spending.cost,
         queries_rescored=_queries_rescored(job, len(queries)) if job.has_first_pass else None,
     )
 

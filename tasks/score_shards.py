@@ -6,7 +6,7 @@ Several processes may do so at once: each begins at another unit and looks now a
 import itertools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tasks import storage
@@ -16,6 +16,7 @@ from tasks.job import ScanJob
 from tasks.progress import Meter
 from tasks.quarantine import Quarantine
 from tasks.query_sets import Coverage, QuerySet, Share, publish_set
+from tasks.told import Tell, Told
 
 LOOK_SECONDS = 20.0  # between two looks at what other processes have done
 LOOK_SHARE = 0.05  # of the time, at most
@@ -68,7 +69,7 @@ def count_rows(job: ScanJob) -> Rows:
     return Rows(scored, set_aside, total, num_units)
 
 
-def score_shards(job: ScanJob, pool: ActorPool, meter: Meter, tell: Callable[[str], None] = lambda line: None) -> str:
+def score_shards(job: ScanJob, pool: ActorPool, meter: Meter, tell: Tell = lambda line: None) -> str:
     """Have the actors score and publish what every pending unit lacks; returns the folder of the run's own set.
 
     Raises:
@@ -80,11 +81,16 @@ def score_shards(job: ScanJob, pool: ActorPool, meter: Meter, tell: Callable[[st
     for share, receipt in pool.map("score_share", shares, may_give_up=True, after_deaths=_with_smaller_batches):
         if isinstance(receipt, GivenUp):
             quarantine.add(share.unit, receipt.reason, rows.num_units)
-            tell(f"{share.unit.num_rows:,} rows are set aside: {receipt.reason}")
+            tell(told_of(share.unit, receipt))
         meter.advance(share.unit.num_rows, 0 if isinstance(receipt, GivenUp) else receipt.num_tokens)
     if num_joined := meter.finish():
         tell(f"{num_joined:,} rows were scored by another process at the same time")
     return job.scores_uri
+
+
+def told_of(unit: Unit, given_up: GivenUp) -> Told:
+    line = f"{unit.num_rows:,} rows are set aside: {given_up.reason}"
+    return Told(line, "set_aside", shard=unit.shard, row=unit.first_row, num_rows=unit.num_rows)
 
 
 def pending_shares(job: ScanJob, begin_at: int = 0) -> Iterator[Share]:

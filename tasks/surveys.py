@@ -3,7 +3,7 @@
 A table for each unit of work, published whole: listing the folder tells what is done, as for scores.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,7 +14,8 @@ from tasks.corpus import Unit
 from tasks.job import ScanJob
 from tasks.progress import Meter
 from tasks.quarantine import Quarantine
-from tasks.score_shards import kept_units, planned_units
+from tasks.score_shards import kept_units, planned_units, told_of
+from tasks.told import Tell
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,7 @@ def is_surveyed(job: ScanJob, survey: Survey) -> bool:
     return next(pending_units(job, survey), None) is None
 
 
-def survey_rows(
-    job: ScanJob, survey: Survey, pool: ActorPool, meter: Meter, tell: Callable[[str], None] = lambda line: None
-) -> str:
+def survey_rows(job: ScanJob, survey: Survey, pool: ActorPool, meter: Meter, tell: Tell = lambda line: None) -> str:
     """Have the actors do every pending unit; returns the folder.
 
     Raises:
@@ -62,7 +61,7 @@ def survey_rows(
         is_given_up = isinstance(num_tokens, GivenUp)
         if is_given_up:
             quarantine.add(unit, num_tokens.reason, len(sizes))
-            tell(f"{unit.num_rows:,} rows are set aside: {num_tokens.reason}")
+            tell(told_of(unit, num_tokens))
         meter.advance(unit.num_rows, 0 if is_given_up else num_tokens)
     return survey.folder
 

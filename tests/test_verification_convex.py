@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import optimize, stats
-from verification_example import draw_images
+from verification_example import draw_images, write_files
 
 from tasks import storage
 from tasks.progress import Meter
@@ -208,9 +208,12 @@ def test_a_run_that_was_broken_off_makes_only_what_is_missing(finished: tuple[Pa
 
 
 def test_runs_of_other_data_sizes_or_seeds_have_folders_of_their_own(tmp_path: Path) -> None:
-    images, other_seed = draw_images(100, side=3), ConvexSettings(num_train=60, num_test=40, seed=1)
-    settings = (SETTINGS, SETTINGS, other_seed)
-    data = (images, draw_images(100, side=3, seed=1), images)
-    checks = [open_verification(*pair[:1], str(tmp_path), pair[1]) for pair in zip(settings, data, strict=True)]
+    store, first, second = (tmp_path / name for name in ("store", "first", "second"))
+    for seed, folder in enumerate((first, second)):
+        folder.mkdir()
+        write_files(folder, draw_images(100, side=3, seed=seed), num_train=60, side=3)
+    other_seed = ConvexSettings(num_train=60, num_test=40, seed=1)
+    pairs = ((SETTINGS, first), (SETTINGS, second), (other_seed, first))
+    checks = [open_verification(settings, str(store), data) for settings, data in pairs]
     assert len({check.check.products.folder for check in checks}) == 3
-    assert storage.list_names(str(tmp_path)) == set()
+    assert storage.list_names(str(store)) == set()

@@ -12,9 +12,10 @@ from verification_example import draw_images
 from finf_core.errors import InputError
 from tasks.progress import Meter
 from tasks.verification.cnn import SIDE, TrainSettings, image_nats, pixels, train
-from tasks.verification.groups import Groups, GroupSettings
+from tasks.verification.groups import Groups
 from tasks.verification.images import NUM_CLASSES, Images, split
 from tasks.verification.mislabelled import draw_balanced, draw_groups, mislabel
+from tasks.verification.mislabelled_images import GroupSettings, MislabelledImages
 from tasks.verification.nonconvex import Nonconvex, NonconvexSettings
 from tasks.verification.points import Points, PointSettings
 from tasks.verification.presets import preset_settings
@@ -31,6 +32,11 @@ def run(check: Nonconvex) -> dict[str, Any]:
     for _, work in check.stages(Meter()):
         work()
     return check.result()
+
+
+def open_groups(settings: GroupSettings, train_images: Images, test_images: Images, folder: Path) -> Groups:
+    problem = MislabelledImages(settings, train_images, test_images)
+    return Groups(problem, settings.num_inits, settings.seed, Products(str(folder)))
 
 
 def nats_after(images: Images, weights: torch.Tensor, settings: TrainSettings = TINY, seed: int = 0) -> torch.Tensor:
@@ -117,7 +123,7 @@ def test_the_differences_are_means_over_trainings_of_loss_without_minus_loss_wit
         losses = [Products(str(folder)).read(f"{name}-init-{init}")[part][rows] for init in range(2)]
         return float(np.mean([list(map(float, nats)) for nats in losses]))
 
-    for number, group in enumerate(check.groups):
+    for number, group in enumerate(check.problem.groups):
         left_out = mean_nats(f"group-{number:02d}", "test", slice(None)) - mean_nats("all", "test", slice(None))
         assert result["left_out_nats"][number] == pytest.approx(left_out, abs=1e-6)
         added = mean_nats("all", "rows", group) - mean_nats("with", "rows", group)
@@ -127,9 +133,9 @@ def test_the_differences_are_means_over_trainings_of_loss_without_minus_loss_wit
 def test_a_group_that_is_left_out_is_not_seen(tmp_path: Path) -> None:
     images, settings = draw_images(150, SIDE), replace(SETTINGS.groups, num_inits=1)
     train_images, test_images = split(images, settings.num_train, settings.num_test, settings.seed)
-    first = Groups(settings, train_images, test_images, Products(str(tmp_path / "first")))
-    train_images.pixels_NP[first.groups[1]] = 255
-    second = Groups(settings, train_images, test_images, Products(str(tmp_path / "second")))
+    first = open_groups(settings, train_images, test_images, tmp_path / "first")
+    train_images.pixels_NP[first.problem.groups[1]] = 255
+    second = open_groups(settings, train_images, test_images, tmp_path / "second")
     first.train_all(Meter())
     second.train_all(Meter())
     changed = {
@@ -144,7 +150,7 @@ def test_the_test_group_is_seen_where_it_is_added_and_nowhere_else(tmp_path: Pat
     train_images, test_images = split(images, settings.num_train, settings.num_test, settings.seed)
     other_test = Images(255 - test_images.pixels_NP, test_images.labels_N)
     checks = [
-        Groups(settings, train_images, test, Products(str(tmp_path / name)))
+        open_groups(settings, train_images, test, tmp_path / name)
         for name, test in (("first", test_images), ("second", other_test))
     ]
     for check in checks:
@@ -183,7 +189,7 @@ def test_single_rows_are_correlated_query_by_query(finished: tuple[Path, dict[st
 
 
 def test_an_unknown_preset_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="no preset 'linear'; want one of convex, nonconvex"):
+    with pytest.raises(InputError, match="no preset 'linear'; want one of convex, nonconvex, classifier, "):
         preset_settings("linear")
 
 

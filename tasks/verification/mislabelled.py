@@ -22,14 +22,21 @@ def mislabel(rows: Images, share: float, generator: np.random.Generator) -> tupl
     )
 
 
-def draw_groups(is_wrong_N: npt.NDArray[np.bool_], shares: Floats, generator: np.random.Generator) -> list[Ints]:
-    """For each share a group with this share of mislabelled rows, as large as all mislabelled rows are many."""
+def draw_groups(
+    is_wrong_N: npt.NDArray[np.bool_], shares: Floats, generator: np.random.Generator, num_rows: int | None = None
+) -> list[Ints]:
+    """For each share a group with this share of mislabelled rows.
+
+    Args:
+        num_rows: of each group; None: as many as all mislabelled rows are.
+    """
     clean, wrong = np.flatnonzero(~is_wrong_N), np.flatnonzero(is_wrong_N)
-    numbers = [int(len(wrong) * share) for share in shares]
+    num_rows = len(wrong) if num_rows is None else num_rows
+    numbers = [int(num_rows * share) for share in shares]
     return [
         np.concatenate(
             [
-                generator.choice(clean, len(wrong) - number, replace=False),
+                generator.choice(clean, num_rows - number, replace=False),
                 generator.choice(wrong, number, replace=False),
             ]
         )

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tasks.progress import Meter
-from tasks.verification.groups import Groups, GroupSettings
+from tasks.verification.groups import Groups
 from tasks.verification.images import Images, split
+from tasks.verification.mislabelled_images import GroupSettings, MislabelledImages
 from tasks.verification.points import Points, PointSettings
 from tasks.verification.products import Products
 
@@ -25,7 +26,8 @@ class Nonconvex:
     def __init__(self, settings: NonconvexSettings, images: Images, products: Products) -> None:
         groups, points = settings.groups, settings.points
         self.products = products
-        self.groups = Groups(groups, *split(images, groups.num_train, groups.num_test, groups.seed), products)
+        of_groups = MislabelledImages(groups, *split(images, groups.num_train, groups.num_test, groups.seed))
+        self.groups = Groups(of_groups, groups.num_inits, groups.seed, products)
         self.points = Points(points, *split(images, points.num_train, points.num_test, points.seed), products)
 
     def stages(self, meter: Meter) -> list[tuple[str, Callable[[], object]]]:

@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,18 +14,25 @@ from finf_core.errors import InputError
 from finf_core.fingerprint import digest_chunks, fingerprint, short
 from tasks import storage
 from tasks.progress import Meter
+from tasks.verification.adapter_groups import AdapterCheck, AdapterSettings
 from tasks.verification.convex import Convex, ConvexSettings
-from tasks.verification.groups import GroupSettings
-from tasks.verification.images import Images
+from tasks.verification.images import FASHION_MNIST, load_images
+from tasks.verification.mislabelled_images import GroupSettings
 from tasks.verification.nonconvex import Nonconvex, NonconvexSettings
 from tasks.verification.points import PointSettings
 from tasks.verification.products import Products
+from tasks.verification.spoilt_rows import make_material
 
 VERIFICATION_VERSION = 1  # another one when a change of code changes a number
-PRESETS = ("convex", "nonconvex")
 AUTHORS_SEED = 42
+ADAPTERS = {
+    "classifier": AdapterSettings("classifier", num_rows=1000, num_test=400, num_epochs=15, learning_rate=0.05),
+    "diffusion": AdapterSettings("diffusion", num_rows=1000, num_test=400, num_epochs=25, learning_rate=4e-3),
+    "causal_lm": AdapterSettings("causal_lm", num_rows=400, num_test=48, num_epochs=6, learning_rate=3e-3),
+}
+PRESETS = ("convex", "nonconvex", *ADAPTERS)
 
-Settings = ConvexSettings | NonconvexSettings
+Settings = ConvexSettings | NonconvexSettings | AdapterSettings
 
 
 class Check(Protocol):
@@ -72,15 +80,30 @@ def preset_settings(preset: str, seed: int | None = None) -> Settings:
         return ConvexSettings(seed=seed)
     if preset == "nonconvex":
         return NonconvexSettings(GroupSettings(seed=seed), PointSettings(seed=seed))
+    if preset in ADAPTERS:
+        return replace(ADAPTERS[preset], seed=seed)
     raise InputError(f"finf verify: no preset {preset!r}; want one of {', '.join(PRESETS)}")
 
 
-def open_verification(settings: Settings, store: str, images: Images) -> Verification:
-    """A check of any size; its folder in the store is named after settings and data."""
-    preset = "convex" if isinstance(settings, ConvexSettings) else "nonconvex"
+def open_verification(settings: Settings, store: str, data: Path = FASHION_MNIST) -> Verification:
+    """A check of any size; its folder in the store is named after settings and data.
+
+    Args:
+        data: the folder with Fashion-MNIST, which the paper's two checks are made of.
+    """
+    if isinstance(settings, AdapterSettings):
+        material = make_material(settings)
+        products = _products(store, settings.kind, settings, material.digest)
+        return Verification(settings.kind, settings, AdapterCheck(settings, material, products))
+    images = load_images(data)
     digest = digest_chunks([images.pixels_NP.tobytes(), images.labels_N.tobytes()])
-    mark = short(fingerprint({"version": VERIFICATION_VERSION, "settings": settings, "data": digest}))
-    products = Products(storage.join(store, f"verify-{preset}-{mark}"))
     if isinstance(settings, ConvexSettings):
-        return Verification(preset, settings, Convex(settings, images, products))
-    return Verification(preset, settings, Nonconvex(settings, images, products))
+        products = _products(store, "convex", settings, digest)
+        return Verification("convex", settings, Convex(settings, images, products))
+    products = _products(store, "nonconvex", settings, digest)
+    return Verification("nonconvex", settings, Nonconvex(settings, images, products))
+
+
+def _products(store: str, preset: str, settings: Settings, digest: str) -> Products:
+    mark = short(fingerprint({"version": VERIFICATION_VERSION, "settings": settings, "data": digest}))
+    return Products(storage.join(store, f"verify-{preset}-{mark}"))
