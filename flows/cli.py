@@ -4,7 +4,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,9 +13,6 @@ from finf_core.report.visible import visible_line
 from flows.environment import set_environment
 from flows.stop import StoppedError, say_stopped, stop_on_sigterm
 from flows.terminal import prepare_terminal, show_error, show_json, show_text
-
-if TYPE_CHECKING:
-    from tasks.options import RunOptions
 
 FAILED, WRONG_INPUT, FOUND_LEAKAGE, NOT_ALL_SCORED, BUDGET_REACHED = 1, 2, 3, 4, 5
 
@@ -116,27 +113,24 @@ def _add_run(kind: str) -> None:
         as_json: Json = False,
     ) -> None:
         from flows.scan import run_scan
-        from tasks.actor_plan import PoolOptions
-        from tasks.budget import BudgetOptions
         from tasks.config import load_config
+        from tasks.options import make_options
         from tasks.read_report import read_report, report_summary
 
-        pool = PoolOptions(
-            num_actors=actors,
-            num_cpus_per_actor=cpus_per_actor,
-            num_gpus_per_actor=gpus_per_actor,
-            resources_per_actor=_amounts(actor_resource or []),
-            ray_address=ray_address,
-        )
-        budget = BudgetOptions(max_hours=max_hours, max_cost=max_cost, price_per_hour=price_per_hour)
-        options = _options(
+        options = make_options(
             store,
+            actors=actors,
+            ray_address=ray_address,
+            cpus_per_actor=cpus_per_actor,
+            gpus_per_actor=gpus_per_actor,
+            resources_per_actor=_amounts(actor_resource or []),
+            max_hours=max_hours,
+            max_cost=max_cost,
+            price_per_hour=price_per_hour,
             batch_tokens=batch_tokens,
             compiled=compiled,
             cache_tokens=cache_tokens,
             retry_quarantined=retry_quarantined,
-            pool=pool,
-            budget=budget,
         )
         spec = load_config(config, strategy)
         if spec.kind != kind:
@@ -169,9 +163,10 @@ def plan(
     """Rows, tokens, passes, time and price of each strategy, from a measured sample, before anything is paid."""
     from flows.describe_plan import describe_plan
     from tasks.config import load_config
+    from tasks.options import make_options
     from tasks.plan import plan_scan
 
-    options = _options(store, batch_tokens=batch_tokens, compiled=compiled)
+    options = make_options(store, batch_tokens=batch_tokens, compiled=compiled)
     found = plan_scan(load_config(config, strategy), options, price_per_hour)
     _show(asdict(found), as_json, describe_plan(found))
 
@@ -204,6 +199,42 @@ def verify(
 
     result = run_verify(preset, store, seed)
     _show(result, as_json, describe(result))
+
+
+@app.command()
+def serve(
+    config: Annotated[str, typer.Argument(help="CONFIG.toml or s3:// URI; read anew for each run.")],
+    name: Annotated[str, typer.Option(help="Of the deployment, finf/NAME.")],
+    cron: Annotated[str | None, typer.Option(help='When: "0 2 * * *" is at two every night.')] = None,
+    every: Annotated[float | None, typer.Option(min=1, help="Seconds between two starts.")] = None,
+    timezone: Annotated[str, typer.Option(help="Of --cron.")] = "UTC",
+    notify: Annotated[
+        list[str] | None, typer.Option(help="Notification block TYPE/NAME of the Prefect server; repeatable.")
+    ] = None,
+    store: Store = "finf-store",
+    actors: Actors = None,
+    ray_address: RayAddress = None,
+    batch_tokens: BatchTokens = None,
+    gpus_per_actor: GpusPerActor = None,
+    max_hours: MaxHours = None,
+    max_cost: MaxCost = None,
+    price_per_hour: PricePerHour = None,
+) -> None:
+    """Run a config on a schedule, as a deployment of the Prefect server at PREFECT_API_URL, until this process ends."""
+    from flows.serve import serve as serve_config
+
+    parameters = {
+        "store": store,
+        "actors": actors,
+        "ray_address": ray_address,
+        "batch_tokens": batch_tokens,
+        "gpus_per_actor": gpus_per_actor,
+        "max_hours": max_hours,
+        "max_cost": max_cost,
+        "price_per_hour": price_per_hour,
+        "notify": notify or [],
+    }
+    serve_config(config, name, cron, every, timezone, parameters)
 
 
 @app.command()
@@ -281,16 +312,6 @@ def diff(
     _show(asdict(found), as_json, describe_diff(found))
     if found.newly_leaked or found.only_after_leaked:
         raise typer.Exit(FOUND_LEAKAGE)
-
-
-def _options(store: str, **options: Any) -> "RunOptions":
-    from tasks.filesystems import refuse_credentials
-    from tasks.options import RunOptions
-
-    found = RunOptions(store=store, **options)
-    for place in (store, found.pool.ray_address or "auto"):  # before Prefect writes them down as parameters of the run
-        refuse_credentials(place)
-    return found
 
 
 def _amounts(texts: list[str]) -> dict[str, float]:

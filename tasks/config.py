@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from finf_core.errors import InputError
 from finf_core.spec import RunKind, ScanSpec
+from tasks import storage
 from tasks.filesystems import carries_credentials
 
 KINDS = get_args(RunKind)
@@ -18,6 +19,16 @@ KINDS = get_args(RunKind)
 LARGEST = 2**63 - 1
 
 T = TypeVar("T")
+
+
+def read_config(place: str) -> ScanSpec:
+    """A config at a path, or in storage (`s3://...`)."""
+    if "://" not in place:
+        return load_config(Path(place))
+    try:
+        return parse_config(tomllib.loads(storage.read_bytes(place).decode()), place)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not readable as TOML: {error}") from error
 
 
 def load_config(path: Path, strategy: str | None = None) -> ScanSpec:
