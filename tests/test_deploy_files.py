@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 from deploy_files import DEPLOY, NOBODY, ROOT, compose_flaws, tool
 from prefect.settings.models.root import Settings
 from pydantic import BaseModel
 from ray.scripts.scripts import start
 from test_dependencies import locked, project
+
+from flows.cli import app
 
 DOCKERFILE = DEPLOY / "Dockerfile"
 COMPOSE = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -201,6 +204,16 @@ def test_services_are_called_by_names_and_ports_that_exist_on_a_network_that_bot
             assert name in service["depends_on"], (caller, name)
             num_calls += 1
     assert num_calls >= 7
+
+
+def test_what_finf_serves_is_a_command_line_that_finf_has() -> None:
+    finf, name, *flags = [re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in SERVICES["finf"]["command"]]
+    assert finf == "finf"
+    parsed = typer.main.get_command(app).commands[name].make_context(name, flags).params  # type: ignore[attr-defined]
+    assert parsed["ray_address"] == SERVICES["finf"]["entrypoint"][1]
+    assert parsed["cron"] == "0 2 * * *"
+    assert parsed["store"].startswith(f"s3://{SERVICES['s3']['command'][2].removeprefix('-bucket=')}/")
+    assert any(volume.endswith(f":{parsed['config']}:ro") for volume in SERVICES["finf"]["volumes"])
 
 
 def test_prefect_writes_its_pages_where_it_may() -> None:

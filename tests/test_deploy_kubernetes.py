@@ -142,11 +142,13 @@ def test_what_the_planner_gives_an_actor_fits_into_a_worker(rendered: dict[str, 
     has = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
     cpus, gpus, nodes = int(has["cpu"]), int(has["nvidia.com/gpu"]), workers["replicas"]
     assert workers["rayStartParams"]["num-gpus"] == has["nvidia.com/gpu"]
-    plan = plan_actors(PoolOptions(ray_address="auto"), nodes * cpus, nodes * gpus, cpus)
-    assert plan.num_actors == nodes * gpus
-    assert plan.num_cpus * gpus <= cpus
-    assert plan.num_gpus == 1
-    assert plan.num_threads * gpus <= cpus
+    grown = PoolOptions(ray_address="auto", num_actors=workers["maxReplicas"], num_gpus_per_actor=1)
+    for options, num_actors in ((PoolOptions(ray_address="auto"), nodes * gpus), (grown, workers["maxReplicas"])):
+        plan = plan_actors(options, nodes * cpus, nodes * gpus, cpus)
+        assert plan.num_actors == num_actors
+        assert plan.num_cpus * gpus <= cpus
+        assert plan.num_gpus == 1
+        assert plan.num_threads * gpus <= cpus
 
 
 def test_state_of_the_head_lies_in_redis_only_where_that_was_asked_for(rendered: dict[str, Any]) -> None:
@@ -196,6 +198,8 @@ def test_the_entrypoint_is_a_command_line_that_finf_has(rendered: dict[str, Any]
     command = typer.main.get_command(app).commands[words[1]]  # type: ignore[attr-defined]
     parsed = command.make_context(words[1], words[2:]).params
     assert parsed["ray_address"] == "auto"
+    (workers,) = cluster_spec(rendered["job"])["workerGroupSpecs"]
+    assert (parsed["actors"], parsed["gpus_per_actor"]) == (workers["maxReplicas"], 1)
     configs = [
         each for each in rendered["job"] if each["kind"] == "ConfigMap" and parsed["config"].name in each["data"]
     ]
@@ -212,7 +216,7 @@ def test_the_entrypoint_is_a_command_line_that_finf_has(rendered: dict[str, Any]
     assert [each["metadata"]["name"] for each in configs] == [volume["configMap"]["name"]]
 
 
-@pytest.mark.parametrize(("code", "seen"), [(0, 0), (1, 1), (2, 2), (3, 0), (4, 0), (143, 143)])
+@pytest.mark.parametrize(("code", "seen"), [(0, 0), (1, 1), (2, 2), (3, 0), (4, 0), (5, 0), (143, 143)])
 def test_a_result_is_not_a_failure_that_the_operator_would_retry(
     rendered: dict[str, Any], tmp_path: Path, code: int, seen: int
 ) -> None:

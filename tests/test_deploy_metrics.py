@@ -13,9 +13,11 @@ import ray
 import yaml
 from deploy_files import DEPLOY
 
+from tasks import run_metrics
+
 # By the name that Ray exports: ray_ before it, and _total after a counter.
-COUNTERS = {f"ray_finf_{name}_total" for name in ("rows", "tokens", "errors", "retries")}
-GAUGES = {f"ray_finf_{name}" for name in ("rows_planned", "cost_usd", "seconds_left")}
+COUNTERS = {f"ray_finf_{name}_total" for name in run_metrics.COUNTERS}
+GAUGES = {f"ray_finf_{name}" for name in run_metrics.GAUGES}
 PROMETHEUS = yaml.safe_load((DEPLOY / "prometheus.yaml").read_text())
 ALERTS = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())
 DASHBOARD = json.loads((DEPLOY / "grafana" / "finf.json").read_text())
@@ -121,6 +123,11 @@ def test_an_expression_that_is_no_promql_would_be_seen(wrong: str) -> None:
 
 def test_metrics_of_an_expression_are_found_wherever_they_stand() -> None:
     assert metrics_of("sum(rate(a_total[5m])) / on (run) (max(b) - c offset 5m)") == {"a_total", "b", "c"}
+
+
+def test_no_gauge_has_the_name_that_ray_gives_a_counter() -> None:
+    """`finf_rows` is exported as `ray_finf_rows_total`; a gauge `finf_rows_total` would be the same name again."""
+    assert not COUNTERS & GAUGES
 
 
 def test_counters_are_read_as_rates_and_gauges_as_they_are() -> None:

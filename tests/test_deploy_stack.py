@@ -177,8 +177,14 @@ def submit_job(
 ) -> subprocess.CompletedProcess[str]:
     """The entrypoint of the RayJob as KubeRay's submitter has it run: by the head, which has no CPU to offer."""
     job = one(kustomized(DEPLOY / "kubernetes" / "job"), "RayJob")["spec"]["entrypoint"]
-    entrypoint = job.replace("/etc/finf/finf.toml", str(config)).replace("s3://bucket/runs", store)
-    assert entrypoint.count("--ray-address auto") == 1
+    entrypoint = job
+    for there, here in (
+        ("/etc/finf/finf.toml", str(config)),
+        ("s3://bucket/runs", store),
+        ("--actors 8 --gpus-per-actor 1", "--batch-tokens 1024"),
+    ):
+        assert entrypoint.count(there) == 1
+        entrypoint = entrypoint.replace(there, here)
     runtime = shlex.quote(json.dumps({"env_vars": environment}))
     submit = (
         f"ray job submit --address http://127.0.0.1:{cluster.dashboard} --runtime-env-json {runtime} -- {entrypoint}"
@@ -224,7 +230,7 @@ def test_the_stack_scans_with_prefect_on_postgres_the_store_on_s3_and_a_cluster_
         assert b"<html" in read(f"{api.removesuffix('/api')}/")
         assert list((tmp_path / "pages").iterdir()) != []
 
-        submitted = submit_job(cluster, config, f"{s3_bucket}/runs", driver)
+        submitted = submit_job(cluster, config, f"{s3_bucket}/jobs", driver)
         assert submitted.returncode == 0, submitted.stdout[-3000:]  # 3 is a result, no failure to be tried again
         assert '"num_leaked": 1' in submitted.stdout
         assert database.ask("select state_type from flow_run").splitlines() == ["COMPLETED"] * 2
