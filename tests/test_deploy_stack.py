@@ -222,8 +222,7 @@ def test_the_stack_scans_with_prefect_on_postgres_the_store_on_s3_and_a_cluster_
         assert result["run"].startswith(f"{s3_bucket}/runs/scan-example-")
         assert result["num_leaked"] == 1
 
-        states = database.ask("select name, state_type from flow_run").splitlines()
-        assert [line.rpartition("|")[2] for line in states] == ["COMPLETED"]
+        assert database.ask("select state_type from flow_run") == "COMPLETED"
         (run,) = json.loads(read(f"{api}/flow_runs/filter", {}))
         assert run["state"]["type"] == "COMPLETED"
         assert b"# TYPE" in read(f"{api}/metrics")
