@@ -13,12 +13,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ class RayCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1",  # conftest says 0: one node only
             "OMP_NUM_THREADS": "1",
+            "RAY_metrics_report_interval_ms": "500",  # in place of ten seconds, which the scan does not last
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), str(DEPLOY), os.environ["PATH"]]),
             "PYTHONPATH": str(ROOT),
         }
@@ -172,6 +174,37 @@ def scan(
     )
 
 
+def wait_for_metric(name: str, port: str) -> None:
+    """A node first tells of itself some seconds after it has started."""
+    deadline = time.monotonic() + START_SECONDS
+    while f"\n{name}{{".encode() not in read(f"http://127.0.0.1:{port}/metrics"):
+        assert time.monotonic() < deadline, f"no {name} at port {port}"
+        time.sleep(0.3)
+
+
+class Scraper(threading.Thread):
+    """Reads the nodes' metrics again and again, as Prometheus does: names of finf and the largest value of each.
+
+    All nodes have one address here, and which of them Ray takes for the driver's is not said.
+    """
+
+    def __init__(self, cluster: RayCluster) -> None:
+        super().__init__(daemon=True)
+        self.ports = [metrics for _, metrics in cluster.agent_and_metrics.values()]
+        self.largest: dict[str, float] = {}
+        self.is_over = threading.Event()
+
+    def run(self) -> None:
+        while not self.is_over.wait(0.3):
+            for port in self.ports:
+                with suppress(OSError):
+                    self._keep(read(f"http://127.0.0.1:{port}/metrics").decode())
+
+    def _keep(self, text: str) -> None:
+        for name, value in re.findall(r"^(ray_finf_\w+)\{.*\} (\S+)$", text, re.MULTILINE):
+            self.largest[name] = max(float(value), self.largest.get(name, 0.0))
+
+
 def submit_job(
     cluster: RayCluster, config: Path, store: str, environment: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
@@ -214,13 +247,18 @@ def test_the_stack_scans_with_prefect_on_postgres_the_store_on_s3_and_a_cluster_
         with pytest.raises(urllib.error.HTTPError, match="401"):
             read(f"http://127.0.0.1:{cluster.dashboard}/api/version")
         for _, metrics in list(cluster.agent_and_metrics.values())[:2]:
-            assert b"\nray_node_mem_used{" in read(f"http://127.0.0.1:{metrics}/metrics")
+            wait_for_metric("ray_node_mem_used", metrics)
 
+        scraper = Scraper(cluster)
+        scraper.start()
         done = scan(cluster, config, f"{s3_bucket}/runs", driver)
+        scraper.is_over.set()
         assert done.returncode == 3, done.stderr[-3000:]  # leakage was found
         result = json.loads(done.stdout.splitlines()[-1])
         assert result["run"].startswith(f"{s3_bucket}/runs/scan-example-")
         assert result["num_leaked"] == 1
+        assert scraper.largest["ray_finf_rows_total"] == scraper.largest["ray_finf_rows_planned"] == 96
+        assert scraper.largest["ray_finf_tokens_total"] > 1000
 
         assert database.ask("select state_type from flow_run") == "COMPLETED"
         (run,) = json.loads(read(f"{api}/flow_runs/filter", {}))
