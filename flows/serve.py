@@ -1,8 +1,10 @@
 """`finf serve`: a deployment of one config that waits for its schedule in this process."""
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +20,11 @@ from prefect.types.entrypoint import EntrypointType
 from finf_core.errors import InputError
 from flows.notify import load_notifier
 from flows.scheduled import scheduled_run
-from flows.stop import StoppedError
+from flows.stop import SIGTERM_EXIT_CODE, StoppedError
 from tasks.config import read_config
 from tasks.options import make_options
+
+STOP_SECONDS = 30  # between SIGTERM and the end of the process, at most
 
 
 def serve(
@@ -75,6 +79,9 @@ class ServingRunner(Runner):
     """
 
     def handle_sigterm(self, *_: object, **__: object) -> None:
+        end = threading.Timer(STOP_SECONDS, os._exit, (SIGTERM_EXIT_CODE,))  # whatever a run in flight still does
+        end.daemon = True
+        end.start()
         signal.raise_signal(signal.SIGINT)
 
 
