@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.schedules import Cron, Interval, Schedule
+from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from finf_core.errors import InputError
@@ -45,6 +46,8 @@ def serve(
     Raises:
         InputError: whatever would fail in the night fails now: config, options, schedule, notifiers.
     """
+    if not PREFECT_API_URL.value():
+        raise InputError("finf serve wants a Prefect server: `prefect server start`, and its URL in PREFECT_API_URL")
     schedule = make_schedule(cron, every_seconds, timezone)
     spec = read_config(config)
     notifiers, options = parameters.get("notify", []), {k: v for k, v in parameters.items() if k != "notify"}

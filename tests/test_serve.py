@@ -129,6 +129,8 @@ def test_what_would_fail_in_the_night_fails_when_it_is_served(
     done = run_finf(*served, "--notify", "slack-webhook/nobody", environment=finf_environment)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("finf: --notify slack-webhook/nobody: no such block")
+    done = run_finf(*served, environment=finf_environment | {"PREFECT_API_URL": ""})
+    assert (done.returncode, "finf: finf serve wants a Prefect server" in done.stderr) == (2, True)
     config.write_text("kind = 'scan'\nname = 'x'\nmodell = 1\n")
     done = run_finf(*served, environment=finf_environment)
     assert (done.returncode, "did you mean model?" in done.stderr) == (2, True)
