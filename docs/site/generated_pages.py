@@ -1,0 +1,53 @@
+"""Pages of the site that are made of the code, so that they cannot fall behind it."""
+
+from collections.abc import Iterator
+
+import typer.main
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+import finf_core
+from flows.cli import app
+from flows.config_template import TEMPLATES
+
+
+def commands() -> str:
+    """What `finf COMMAND --help` says of each."""
+    root: TyperGroup = typer.main.get_group(app)
+    return "".join(_command(name, command) for name, command in root.commands.items())
+
+
+def _command(name: str, command: TyperCommand) -> str:
+    parameters = "\n".join(_parameters(command))
+    return f"\n## `finf {name}`\n\n{command.help}\n\n{parameters}\n"
+
+
+def _parameters(command: TyperCommand) -> Iterator[str]:
+    for parameter in command.params:
+        if isinstance(parameter, TyperOption):
+            names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
+            yield f"- {names}: {parameter.help}{_default(parameter)}"
+        elif isinstance(parameter, TyperArgument):
+            yield f"- `{(parameter.name or "").upper()}`: {parameter.help}{_default(parameter)}"
+
+
+def _default(parameter: TyperArgument | TyperOption) -> str:
+    return f" Default: `{parameter.default}`." if parameter.default not in (None, False, ...) else ""
+
+
+def configs() -> str:
+    return "".join(f"\n## `finf init {kind}`\n\n```toml\n{text}```\n" for kind, text in TEMPLATES.items())
+
+
+def reference() -> str:
+    """The public names of finf_core, from their docstrings."""
+    lines = [_directive(f"finf_core.{name}") for name in finf_core.__all__]
+    return "\n```{eval-rst}\n" + "\n".join(lines) + "\n```\n"
+
+
+def _directive(name: str) -> str:
+    found = getattr(finf_core, name.partition(".")[2])
+    kind = "class" if isinstance(found, type) else "function"
+    return f".. auto{kind}:: {name}\n" + ("   :members:\n" if kind == "class" else "")
+
+
+PAGES = {"docs/site/commands": commands, "docs/site/configs": configs, "docs/site/reference": reference}
