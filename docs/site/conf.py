@@ -39,10 +39,9 @@ html_show_sourcelink = html_copy_source = False
 
 myst_heading_anchors = 3
 smartquotes = False
-nitpicky = True
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "signature"
+python_use_unqualified_type_names = True
 autodoc_preserve_defaults = True
 default_role = "code"
 

@@ -1,6 +1,7 @@
 """Pages of the site that are made of the code, so that they cannot fall behind it."""
 
 from collections.abc import Iterator
+from importlib import import_module
 
 import typer.main
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -8,6 +9,8 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 import finf_core
 from flows.cli import app
 from flows.config_template import TEMPLATES
+
+ERRORS = [f"finf_core.errors.{name}" for name in ("FinfError", "InputError", "CheckpointError", "StorageError", "CapacityError")]
 
 
 def commands() -> str:
@@ -27,7 +30,7 @@ def _parameters(command: TyperCommand) -> Iterator[str]:
             names = ", ".join(f"`{name}`" for name in [*parameter.opts, *parameter.secondary_opts])
             yield f"- {names}: {parameter.help}{_default(parameter)}"
         elif isinstance(parameter, TyperArgument):
-            yield f"- `{(parameter.name or "").upper()}`: {parameter.help}{_default(parameter)}"
+            yield f"- `{(parameter.name or '').upper()}`: {parameter.help}{_default(parameter)}"
 
 
 def _default(parameter: TyperArgument | TyperOption) -> str:
@@ -39,15 +42,20 @@ def configs() -> str:
 
 
 def reference() -> str:
-    """The public names of finf_core, from their docstrings."""
-    lines = [_directive(f"finf_core.{name}") for name in finf_core.__all__]
-    return "\n```{eval-rst}\n" + "\n".join(lines) + "\n```\n"
+    """Public names of finf_core, from their docstrings."""
+    public = [f"finf_core.{name}" for name in finf_core.__all__]
+    parts = {"## Models of one's own": ["finf_core.adapter.Adapter"], "## Updates and scores": public, "## Errors": ERRORS}
+    return "".join(f"\n{heading}\n{_described(names)}" for heading, names in parts.items())
 
 
-def _directive(name: str) -> str:
-    found = getattr(finf_core, name.partition(".")[2])
-    kind = "class" if isinstance(found, type) else "function"
-    return f".. auto{kind}:: {name}\n" + ("   :members:\n" if kind == "class" else "")
+def _described(names: list[str]) -> str:
+    return "\n```{eval-rst}\n" + "\n".join(_directive(*name.rsplit(".", 1)) for name in names) + "\n```\n"
+
+
+def _directive(module: str, name: str) -> str:
+    if isinstance(getattr(import_module(module), name), type):
+        return f".. autoclass:: {module}.{name}\n   :members:\n   :show-inheritance:\n"
+    return f".. autofunction:: {module}.{name}\n"
 
 
 PAGES = {"docs/site/commands": commands, "docs/site/configs": configs, "docs/site/reference": reference}
