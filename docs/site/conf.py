@@ -17,12 +17,30 @@ import generated_pages  # noqa: E402  imports finf
 
 START = "README"
 NAVIGATION = {
-    "Start": ["docs/site/tutorial", "docs/site/configs", "docs/site/commands"],
-    "Questions": ["docs/LEAKAGE", "docs/MODELS", "docs/MISLABEL", "docs/MEMORIZE", "docs/TRACE", "docs/DIFFUSION"],
-    "Any corpus": ["docs/CORPUS", "docs/NIGHTS"],
-    "Running it": ["deploy/README", "docs/RELIABILITY"],
-    "How good": ["docs/RESULTS", "docs/PERFORMANCE"],
-    "Inside": ["CONTRIBUTING", "docs/site/reference", "docs/DECISIONS", "docs/DEPENDENCIES", "CHANGELOG"],
+    "Start": {
+        "What finf is": START,
+        "Tutorial: your first scan": "docs/site/tutorial",
+        "Configs": "docs/site/configs",
+        "Commands": "docs/site/commands",
+    },
+    "Questions": {
+        "Leaked benchmark items": "docs/LEAKAGE",
+        "Attribution: any model": "docs/MODELS",
+        "Wrong labels": "docs/MISLABEL",
+        "Memorised rows": "docs/MEMORIZE",
+        "Where a fact was learned": "docs/TRACE",
+        "Generated images": "docs/DIFFUSION",
+    },
+    "Any corpus": {"What it may look like": "docs/CORPUS", "One that grows: nights": "docs/NIGHTS"},
+    "Running it": {"Elsewhere": "deploy/README", "Reliability": "docs/RELIABILITY"},
+    "How good": {"Results": "docs/RESULTS", "Performance": "docs/PERFORMANCE"},
+    "Inside": {
+        "Contributing": "CONTRIBUTING",
+        "Reference": "docs/site/reference",
+        "Decisions": "docs/DECISIONS",
+        "Dependencies": "docs/DEPENDENCIES",
+        "Changelog": "CHANGELOG",
+    },
 }
 
 project, project_copyright = "finf", "The finf developers, Apache-2.0"
@@ -40,6 +58,7 @@ html_show_sourcelink = html_copy_source = False
 myst_heading_anchors = 3
 smartquotes = False
 
+toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 python_use_unqualified_type_names = True
 autodoc_preserve_defaults = True
@@ -59,8 +78,9 @@ def _add(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += make()
 
 
-def _contents(title: str, pages: list[str]) -> str:
-    return "\n".join(["\n", "```{toctree}", ":hidden:", f":caption: {title}", "", *(f"/{page}" for page in pages), "```"])
+def _contents(caption: str, pages: dict[str, str]) -> str:
+    lines = [f"{title} </{page}>" if page != START else f"{title} <self>" for title, page in pages.items()]
+    return "\n".join(["\n", "```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```"])
 
 
 def _name_the_first_page(app: Sphinx, error: Exception | None) -> None:

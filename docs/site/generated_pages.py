@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from importlib import import_module
 
 import typer.main
+from typing_extensions import is_protocol
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 import finf_core
@@ -53,8 +54,10 @@ def _described(names: list[str]) -> str:
 
 
 def _directive(module: str, name: str) -> str:
-    if isinstance(getattr(import_module(module), name), type):
-        return f".. autoclass:: {module}.{name}\n   :members:\n   :show-inheritance:\n"
+    found = getattr(import_module(module), name)
+    if isinstance(found, type):
+        all_of_it = "   :undoc-members:\n" if is_protocol(found) else ""
+        return f".. autoclass:: {module}.{name}\n   :members:\n{all_of_it}"
     return f".. autofunction:: {module}.{name}\n"
 
 
