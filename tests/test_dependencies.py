@@ -34,6 +34,9 @@ def requirements(*extras: str) -> list[Requirement]:
     return [found for text in texts if (found := Requirement(text)).name != "finf"]
 
 
+EXTRAS = tuple(project()["optional-dependencies"])
+
+
 def flaws(text: str) -> list[str]:
     """Lines of a lock that are neither an exact version nor a hash, and versions without a hash."""
     lines = [line for line in text.splitlines() if not line.startswith("#")]
@@ -61,7 +64,7 @@ def test_a_lock_holds_exact_versions_with_hashes_and_nothing_else(path: Path) ->
 def test_every_direct_dependency_but_torch_is_locked_at_a_version_that_the_project_allows() -> None:
     everything = locked(ROOT / "locks" / "all.txt")
     alone = locked(ROOT / "locks" / "run.txt")
-    for wanted, found in ((requirements(), alone), (requirements("demo", "diffusion", "bench", "test"), everything)):
+    for wanted, found in ((requirements("vision"), alone), (requirements(*EXTRAS), everything)):
         for requirement in wanted:
             name = canonicalize_name(requirement.name)
             assert (name in found) == (name != "torch"), name
@@ -80,7 +83,7 @@ def test_what_runs_here_is_what_is_locked() -> None:
 def test_every_direct_dependency_is_explained() -> None:
     table = (ROOT / "docs" / "DEPENDENCIES.md").read_text().split("## Direct dependencies")[1]
     explained = {name for line in table.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(",")}
-    names = {requirement.name for requirement in requirements("demo", "diffusion", "bench", "test")}
+    names = {requirement.name for requirement in requirements(*EXTRAS)}
     assert names == {name.strip() for name in explained} - {"package"}
 
 

@@ -4,14 +4,17 @@ from collections.abc import Iterator
 from importlib import import_module
 
 import typer.main
-from typing_extensions import is_protocol
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+from typing_extensions import is_protocol
 
 import finf_core
 from flows.cli import app
 from flows.config_template import TEMPLATES
 
-ERRORS = [f"finf_core.errors.{name}" for name in ("FinfError", "InputError", "CheckpointError", "StorageError", "CapacityError")]
+ERRORS = [
+    f"finf_core.errors.{name}"
+    for name in ("FinfError", "InputError", "CheckpointError", "StorageError", "CapacityError")
+]
 
 
 def commands() -> str:
@@ -45,7 +48,11 @@ def configs() -> str:
 def reference() -> str:
     """Public names of finf_core, from their docstrings."""
     public = [f"finf_core.{name}" for name in finf_core.__all__]
-    parts = {"## Models of one's own": ["finf_core.adapter.Adapter"], "## Updates and scores": public, "## Errors": ERRORS}
+    parts = {
+        "## Models of one's own": ["finf_core.adapter.Adapter"],
+        "## Updates and scores": public,
+        "## Errors": ERRORS,
+    }
     return "".join(f"\n{heading}\n{_described(names)}" for heading, names in parts.items())
 
 
