@@ -54,7 +54,7 @@ def clean_venv(folder: Path, wheel: Path, *extras: str) -> CleanVenv:
 
 
 def _needed(asking: Distribution, extras: set[str], seen: set[tuple[str, str]]) -> Iterator[Distribution]:
-    """What a distribution asks for with these extras ("": without any), as this process has it, and what they ask for."""
+    """What a distribution asks for with these extras ("": without any), as found here, and what that asks for."""
     for text in asking.requires or []:
         wanted = Requirement(text)
         if not any(wanted.marker is None or wanted.marker.evaluate({"extra": extra}) for extra in extras):
