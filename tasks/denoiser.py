@@ -157,8 +157,9 @@ def _network_class(folder: Path, config: Mapping[str, Any]) -> Any:
     diffusers = import_extra("diffusers", "diffusion", "model.kind = 'diffusion' reads folders by diffusers")
     diffusers.utils.logging.set_verbosity_error()  # what is missing is refused here
     file, name = folder / CONFIG, config.get("_class_name")
-    found = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (inspect.isclass(found) and issubclass(found, diffusers.ModelMixin)):
+    found: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
+    is_network = isinstance(found, type) and issubclass(found, diffusers.ModelMixin)
+    if not is_network:
         raise CheckpointError(f"{file}: _class_name = {name!r} is no network of diffusers {diffusers.__version__}")
     wanted = [key for key, each in inspect.signature(found.forward).parameters.items() if each.default is each.empty]
     others = set(wanted) - {"self", "sample", "hidden_states", "timestep"}
