@@ -82,7 +82,7 @@ def _check_chunks(parquet: GuardedParquet, group: int, columns: Sequence[str]) -
     """Have pyarrow's reader look at the metadata of the chunks, up to where it would read them.
 
     What it refuses there is an error; the same asked through `metadata.row_group(...).column(...)` ends the process
-    (pyarrow 26: an exception of C++ that nobody catches).
+    (pyarrow 26: an exception of C++ that nobody catches); so does, now and then, the reader that buffers nothing.
     """
     reader = pq.ParquetFile(UnreadFile(parquet.source), metadata=parquet.metadata, pre_buffer=True)
     with suppress(NotReadError):
