@@ -30,7 +30,10 @@ Run = Annotated[str, typer.Argument(help="The run's folder or s3:// URI.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON object on the last line.")]
 Store = Annotated[str, typer.Option(help="Folder or s3:// URI that holds runs and the cache.")]
 Actors = Annotated[int | None, typer.Option(min=1, help="Ray actors; default: one per GPU, else two.")]
-RayAddress = Annotated[str | None, typer.Option(help="An existing Ray cluster; default: a local one for this run.")]
+RayAddress = Annotated[
+    str | None,
+    typer.Option(envvar="FINF_RAY_ADDRESS", help="An existing Ray cluster; default: a local one for this run."),
+]
 StrategyKind = Annotated[
     str | None, typer.Option(help="auto, every_query, one_pass or grouped; in place of the config's strategy.kind.")
 ]

@@ -85,4 +85,6 @@ def _listens(host: str, port: int) -> bool:
 
 
 def _no_answer(address: str | None) -> InputError:
-    return InputError(f"no Ray cluster answers at {address}; check --ray-address")
+    return InputError(
+        f"no Ray cluster answers at {address}; check --ray-address, and the token if it asks for one (RAY_AUTH_MODE)"
+    )

@@ -16,6 +16,7 @@ from faults import Ledger, ledger
 from fuzz_counts import tried
 from playwright.sync_api import Browser
 from prefect_server import running_prefect_server
+from ray_head import running_ray_head
 from report_page import OpenPage, page_opener, running_browser
 from s3_server import S3Server, running_s3_server
 
@@ -63,10 +64,17 @@ def prefect_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def ray_settings() -> Iterator[dict[str, str]]:
+    """The environment of all runs that do not try Ray itself: one cluster is there for them."""
+    with running_ray_head() as settings:
+        yield settings
+
+
 @pytest.fixture
-def finf_environment(prefect_url: str, tmp_path: Path) -> dict[str, str]:
-    """What `finf` runs in: the tests' server, and Prefect's own files in the test's folder."""
-    return os.environ | {"PREFECT_API_URL": prefect_url, "PREFECT_HOME": str(tmp_path / "prefect")}
+def finf_environment(prefect_url: str, ray_settings: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    """What `finf` runs in: the tests' servers, and Prefect's own files in the test's folder."""
+    return os.environ | ray_settings | {"PREFECT_API_URL": prefect_url, "PREFECT_HOME": str(tmp_path / "prefect")}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
