@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DEBIAN := chromium fonts-dejavu-core dataset-fashion-mnist bible-kjv
+DEBIAN := chromium fonts-dejavu-core dataset-fashion-mnist bible-kjv postgresql
 # Every package but torch comes from locks/*.txt, as the wheel whose hash stands there, or not at all (docs/DEPENDENCIES.md).
 INSTALL := $(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps
 LOCKED := $(INSTALL) --require-hashes --no-build
@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-header --no-annotate --generate-hashe
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test fuzz faults check format lock audit results peers clean
+.PHONY: demo test fuzz faults check check-deploy format lock audit results peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
@@ -34,6 +34,10 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
+
+# The files of deploy/, without a container engine; `make test` does it too.
+check-deploy: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/test_deploy_files.py tests/test_deploy_kubernetes.py tests/test_deploy_metrics.py tests/test_deploy_node.py
 
 format: $(VENV)/.installed
 	$(BIN)/ruff format
@@ -58,18 +62,18 @@ $(BIN)/uv: locks/uv.txt
 # versions: make lock UPGRADE=--upgrade
 lock: $(BIN)/uv
 	$(LOCK) $(UPGRADE) --override locks/without-torch.txt --extra test pyproject.toml locks/all.in -o locks/all.txt
-	$(LOCK) --override locks/without-torch.txt --constraint locks/all.txt pyproject.toml locks/all.in -o locks/run.txt
+	$(LOCK) --override locks/without-torch.txt --constraint locks/all.txt --extra deploy pyproject.toml locks/all.in -o locks/run.txt
 	for name in no-deps peers uv; do $(LOCK) --no-deps locks/$$name.in -o locks/$$name.txt || exit 1; done
 
 # Known vulnerabilities of what the lock names. It asks a public service and fails where that cannot be reached.
 audit: $(BIN)/uv
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --require-hashes --disable-pip -r locks/all.txt
 
-# The report is tested in a real browser; Fashion-MNIST and the King James Bible are what `finf verify` and the tiny
-# language model of `finf evaluate` are made of.
+# The report is tested in a real browser, the stack of deploy/compose.yaml on a real PostgreSQL; Fashion-MNIST and the
+# King James Bible are what `finf verify` and the tiny language model of `finf evaluate` are made of.
 .PHONY: debian-packages
 debian-packages:
-	@{ command -v chromium && command -v bible && test -d /usr/share/datasets/fashion-mnist; } > /dev/null \
+	@{ command -v chromium && command -v bible && test -d /usr/share/datasets/fashion-mnist && ls -d /usr/lib/postgresql/*/bin; } > /dev/null 2>&1 \
 	  || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -qq \
 	  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(DEBIAN) > /dev/null; } \
 	  || { echo "wanted: apt-get install $(DEBIAN)"; exit 1; }

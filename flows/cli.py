@@ -322,7 +322,9 @@ def _amounts(texts: list[str]) -> dict[str, float]:
         try:
             found[name] = float(amount)
         except ValueError:
-            raise InputError(f"--actor-resource {text}: want NAME=AMOUNT, such as spot=1") from None
+            found[name] = 0
+        if not (name and 0 < found[name] < float("inf")):
+            raise InputError(f"--actor-resource {text}: want NAME=AMOUNT, such as spot=1")
     return found
 
 

@@ -23,7 +23,8 @@ def progress_log() -> ProgressBar | JsonLog:
 @contextmanager
 def crewed(job: ScanJob, options: RunOptions, log: ProgressBar | JsonLog) -> Iterator[tuple[ActorPool, Meter]]:
     """The pool of a run and the meter of its stages; both end with the block."""
-    log.run = job.run_uri
+    if isinstance(log, JsonLog):
+        log.run = job.run_uri
     budget = Budget(options.budget, job.spending_uri)
     metrics = RunMetrics(job.run_uri.rpartition("/")[2], budget)
 

@@ -29,7 +29,6 @@ class ProgressBar:
         )
         self.task_of: dict[str, TaskID] = {}
         self.told = 0.0
-        self.run: str | None = None  # for `flows.json_log.JsonLog`, which stands in for this
         self.said: dict[str, float] = {}  # line -> when
 
     def __enter__(self) -> "ProgressBar":

@@ -1,8 +1,10 @@
 """`finf serve`: a deployment of one config that waits for its schedule in this process."""
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -13,14 +15,17 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.schedules import Cron, Interval, Schedule
+from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 
 from finf_core.errors import InputError
 from flows.notify import load_notifier
 from flows.scheduled import scheduled_run
-from flows.stop import StoppedError
+from flows.stop import SIGTERM_EXIT_CODE, StoppedError
 from tasks.config import read_config
 from tasks.options import make_options
+
+STOP_SECONDS = 30  # between SIGTERM and the end of the process, at most
 
 
 def serve(
@@ -41,6 +46,8 @@ def serve(
     Raises:
         InputError: whatever would fail in the night fails now: config, options, schedule, notifiers.
     """
+    if not PREFECT_API_URL.value():
+        raise InputError("finf serve wants a Prefect server: `prefect server start`, and its URL in PREFECT_API_URL")
     schedule = make_schedule(cron, every_seconds, timezone)
     spec = read_config(config)
     notifiers, options = parameters.get("notify", []), {k: v for k, v in parameters.items() if k != "notify"}
@@ -75,6 +82,9 @@ class ServingRunner(Runner):
     """
 
     def handle_sigterm(self, *_: object, **__: object) -> None:
+        end = threading.Timer(STOP_SECONDS, os._exit, (SIGTERM_EXIT_CODE,))  # whatever a run in flight still does
+        end.daemon = True
+        end.start()
         signal.raise_signal(signal.SIGINT)
 
 

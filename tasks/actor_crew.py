@@ -166,11 +166,9 @@ class ActorCrew:
         waits = self._waits_for_storage(work, ours)
         if work.num_failures >= self._options.max_attempts and not waits:
             return self._give_up(work, ours, orders)
-        if waits:
-            self._tell(Told(f"{ours}; waiting", "waits", unit=str(work)))
         pause = min(BACKOFF_SECONDS * 2 ** (work.num_failures - 1), LONGEST_BACKOFF_SECONDS)
-        if not waits:
-            self._tell(Told(f"{ours}; tried again in {pause:.0f} s", "failed", unit=str(work)))
+        then, event = ("waiting", "waits") if waits else (f"tried again in {pause:.0f} s", "failed")
+        self._tell(Told(f"{ours}; {then}", event, unit=str(work)))
         queue.put_off(work, pause)
         return None
 

@@ -120,12 +120,22 @@ class Budget:
 
 
 def read_spending(folder: str, without: str = "") -> Spending:
-    """The sum of all notes."""
-    hours, cost = 0.0, 0.0
-    has_price = True
-    for name in sorted(storage.list_names(folder) - {without}):
-        note = json.loads(storage.read_bytes(storage.join(folder, name)))
-        hours += note["actor_hours"]
-        has_price = has_price and note["price_per_hour"] is not None
-        cost += note["actor_hours"] * (note["price_per_hour"] or 0)
-    return Spending(hours, cost if has_price else None)
+    """The sum of all notes.
+
+    Raises:
+        InputError: one of them is none of ours.
+    """
+    notes = [_read_note(storage.join(folder, name)) for name in sorted(storage.list_names(folder) - {without})]
+    costs = [None if price is None else hours * price for hours, price in notes]
+    known = [cost for cost in costs if cost is not None]
+    return Spending(sum(hours for hours, _ in notes), sum(known) if len(known) == len(costs) else None)
+
+
+def _read_note(uri: str) -> tuple[float, float | None]:
+    """Actor hours, and their price."""
+    try:
+        note = json.loads(storage.read_bytes(uri))
+        price = note["price_per_hour"]
+        return float(note["actor_hours"]), None if price is None else float(price)
+    except (ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{uri}: no note of what a run has spent; delete it") from error

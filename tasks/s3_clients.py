@@ -1,7 +1,8 @@
 """The two clients of S3: s3fs for listings and small objects, pyarrow's own for ranged Parquet reads.
 
 Both take credentials from the usual AWS chain only (environment, profile, instance role), the endpoint from
-AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, the region from AWS_REGION or AWS_DEFAULT_REGION. Clients are cached per
+AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, the region from AWS_REGION or AWS_DEFAULT_REGION. With
+FINF_S3_REQUESTER_PAYS=1 s3fs serves both: pyarrow's client cannot say that the reader pays. Clients are cached per
 process and per value of those variables, so a changed or rotated variable takes effect with the next call.
 """
 
@@ -22,7 +23,7 @@ PUT_BYTES_PER_SECOND = 2**20  # a slower upload is given up
 _IDENTITY_VARIABLES = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE", "AWS_DEFAULT_PROFILE"),
     *("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AWS_ROLE_ARN", "AWS_WEB_IDENTITY_TOKEN_FILE"),
-    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_REGION", "AWS_DEFAULT_REGION", "FINF_S3_REQUESTER_PAYS"),
 )
 
 
@@ -32,7 +33,7 @@ def s3fs_filesystem() -> Any:
 
 
 def arrow_filesystem() -> Any:
-    """A `pyarrow.fs.S3FileSystem`. Raises InputError for a bad endpoint."""
+    """A filesystem of pyarrow. Raises InputError for a bad endpoint."""
     return _cached_arrow(*_cache_key())
 
 
@@ -66,6 +67,7 @@ def _cached_s3fs(*key: object) -> Any:
         },
         max_concurrency=1,  # else every read of an object asks for its size first
         use_listings_cache=False,
+        requester_pays=_requester_pays(),
         skip_instance_cache=True,  # fsspec's own cache does not see that the credentials changed
     )
     filesystem.retries = NUM_BODY_ATTEMPTS
@@ -74,8 +76,10 @@ def _cached_s3fs(*key: object) -> Any:
 
 @lru_cache(maxsize=4)
 def _cached_arrow(*key: object) -> Any:
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+    from pyarrow.fs import AwsStandardS3RetryStrategy, FSSpecHandler, PyFileSystem, S3FileSystem
 
+    if _requester_pays():
+        return PyFileSystem(FSSpecHandler(s3fs_filesystem()))
     return S3FileSystem(
         endpoint_override=_endpoint(),
         region=_region(),
@@ -83,6 +87,10 @@ def _cached_arrow(*key: object) -> Any:
         request_timeout=SILENCE_SECONDS,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=NUM_ATTEMPTS),
     )
+
+
+def _requester_pays() -> bool:
+    return os.environ.get("FINF_S3_REQUESTER_PAYS") == "1"
 
 
 def _endpoint() -> str | None:

@@ -42,6 +42,7 @@ class FaultProxy:
     def __init__(self, endpoint: str, faults: Decide = lambda method, path: None) -> None:
         self.faults = faults
         self.num_of: Counter[Fault] = Counter()
+        self.heard: list[tuple[str, dict[str, str]]] = []  # method and headers of every request
         target = urlsplit(endpoint).netloc
         proxy = self
 
@@ -82,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.owner.heard.append((self.command, {name.lower(): value for name, value in self.headers.items()}))
         fault = self.owner.faults(self.command, self.path)
         if fault is not None:
             self.owner.num_of[fault] += 1

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,9 @@ STOP_SECONDS = 20
 
 
 @contextmanager
-def running_prefect_server(home: Path, port: int | None = None) -> Iterator[str]:
+def running_prefect_server(
+    home: Path, port: int | None = None, more_settings: Mapping[str, str] | None = None
+) -> Iterator[str]:
     """Yields the API's URL; at a free port, or at that of a server that is to come back."""
     if port is None:
         with socket.socket() as probe:
@@ -29,6 +31,7 @@ def running_prefect_server(home: Path, port: int | None = None) -> Iterator[str]
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
+        **(more_settings or {}),
     }
     command = [str(Path(sys.executable).parent / "prefect"), "server", "start"]
     with (home / "server.log").open("wb") as log:

@@ -60,6 +60,13 @@ def test_hours_without_a_price_make_no_cost_up(tmp_path: Path) -> None:
     assert budget.reason_to_stop() == "earlier hours of this run have no price, so max_cost cannot be kept"
 
 
+@pytest.mark.parametrize("note", ["", "[]", '{"actor_hours": "many", "price_per_hour": null}', "{}"])
+def test_a_note_that_is_none_is_named(note: str, tmp_path: Path) -> None:
+    (tmp_path / "odd.json").write_text(note)
+    with pytest.raises(InputError, match=r"odd.json: no note of what a run has spent; delete it"):
+        read_spending(str(tmp_path))
+
+
 def test_hours_of_the_process_are_those_of_the_clock_whoever_works() -> None:
     clock = Clock()
     budget = Budget(BudgetOptions(max_hours=2), clock=clock)

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 PINNED = [path for path in LOCKS if path.name != "without-torch.txt"]
+EXTRAS = ("demo", "diffusion", "deploy", "bench", "test")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==([0-9][0-9a-z.]*) \\")
 
@@ -61,7 +62,7 @@ def test_a_lock_holds_exact_versions_with_hashes_and_nothing_else(path: Path) ->
 def test_every_direct_dependency_but_torch_is_locked_at_a_version_that_the_project_allows() -> None:
     everything = locked(ROOT / "locks" / "all.txt")
     alone = locked(ROOT / "locks" / "run.txt")
-    for wanted, found in ((requirements(), alone), (requirements("demo", "diffusion", "bench", "test"), everything)):
+    for wanted, found in ((requirements("deploy"), alone), (requirements(*EXTRAS), everything)):
         for requirement in wanted:
             name = canonicalize_name(requirement.name)
             assert (name in found) == (name != "torch"), name
@@ -80,7 +81,7 @@ def test_what_runs_here_is_what_is_locked() -> None:
 def test_every_direct_dependency_is_explained() -> None:
     table = (ROOT / "docs" / "DEPENDENCIES.md").read_text().split("## Direct dependencies")[1]
     explained = {name for line in table.splitlines() if line.startswith("| ") for name in line.split("|")[1].split(",")}
-    names = {requirement.name for requirement in requirements("demo", "diffusion", "bench", "test")}
+    names = {requirement.name for requirement in requirements(*EXTRAS)}
     assert names == {name.strip() for name in explained} - {"package"}
 
 

@@ -118,7 +118,8 @@ def test_a_served_scan_fires_by_its_schedule_tells_of_new_leakage_once_and_of_fa
     assert "1 of 4" in latest["example-summary"]["data"]
     assert "report.html" in latest["example-report"]["data"]
     events = ask(f"{prefect_url}/events/filter", {"filter": {"event": {"name": ["finf.leakage.new"]}}})["events"]
-    assert [event["payload"]["queries"] for event in events] == [["0"]]
+    told = [event["payload"] for event in events if event["payload"]["run"].startswith(str(tmp_path))]
+    assert [payload["queries"] for payload in told] == [["0"]]
 
 
 def test_what_would_fail_in_the_night_fails_when_it_is_served(
@@ -129,6 +130,8 @@ def test_what_would_fail_in_the_night_fails_when_it_is_served(
     done = run_finf(*served, "--notify", "slack-webhook/nobody", environment=finf_environment)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("finf: --notify slack-webhook/nobody: no such block")
+    done = run_finf(*served, environment=finf_environment | {"PREFECT_API_URL": ""})
+    assert (done.returncode, "finf: finf serve wants a Prefect server" in done.stderr) == (2, True)
     config.write_text("kind = 'scan'\nname = 'x'\nmodell = 1\n")
     done = run_finf(*served, environment=finf_environment)
     assert (done.returncode, "did you mean model?" in done.stderr) == (2, True)

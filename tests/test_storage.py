@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cutting_proxy import CuttingProxy
+from fault_proxy import FaultProxy
 from s3_server import S3Server, free_ports
 
 from finf_core.errors import FinfError, InputError, StorageError
@@ -642,3 +643,19 @@ def test_a_name_that_is_too_long_is_an_input_error(tmp_path: Path) -> None:
     for operation in (storage.read_bytes, storage.exists, lambda uri: storage.publish_bytes(uri, b"x")):
         with pytest.raises(InputError, match="too long"):
             operation(str(tmp_path / ("a" * 300)))
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_who_pays_is_said_in_every_request(
+    pays: bool, s3_server: S3Server, s3_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"{s3_bucket}/folder/table.parquet"
+    with FaultProxy(s3_server.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        monkeypatch.setenv("FINF_S3_REQUESTER_PAYS", "1" if pays else "")
+        storage.publish_table(uri, pa.table({"a": [1, 2, 3]}))
+        assert [found.uri for found in storage.list_objects(f"{s3_bucket}/folder/*.parquet")] == [uri]
+        parquet = storage.open_parquet(uri)
+        assert storage.read_row_group(parquet, 0, ["a"], uri).num_rows == 3
+    assert {method for method, _ in proxy.heard} >= {"GET", "PUT"}
+    assert {headers.get("x-amz-request-payer") for _, headers in proxy.heard} == {"requester" if pays else None}
