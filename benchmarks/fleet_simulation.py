@@ -12,7 +12,7 @@ length, the stages before and after scoring.
 import heapq
 import itertools
 import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +24,7 @@ from tasks.seat import PROBE_SECONDS
 from tasks.work_queue import Work, WorkQueue
 
 HOUR_SECONDS = 3600
+KINDS = ("useful", "slow", "lost", "boot", "coordinator", "idle")
 NEVER = float("inf")
 
 Act = Callable[[float, int, Work[int] | None], None]  # when it was, of which seat, at which unit
@@ -45,7 +46,7 @@ class Fleet:
 
 @dataclass
 class Outcome:
-    """`seconds` are those of all actors: useful, slow, lost, boot, coordinator, idle; together actors x wall."""
+    """`seconds` are those of all actors, by `KINDS`; together actors x wall."""
 
     wall_seconds: float = 0.0
     num_done: int = 0
@@ -54,7 +55,7 @@ class Outcome:
     num_deaths: int = 0
     num_broken_off: int = 0  # units under which a machine died
     num_failures: int = 0
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
 
     @property
     def overhead(self) -> float:

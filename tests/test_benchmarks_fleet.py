@@ -1,4 +1,4 @@
-"""The simulated fleet loses no unit and counts none twice, is arithmetic where that can be done, and agrees with Ray."""
+"""The simulated fleet loses no unit and counts none twice, is arithmetic where it can be, and agrees with Ray."""
 
 import itertools
 import math
