@@ -44,7 +44,7 @@ UNITS = (100_000, 1_000_000, 10_000_000)
 ACTORS = (8, 64, 512)
 SEATS = (8, 64, 256, 512)
 UNIT_SECONDS = FIRST_PASS * ROW_TOKENS * UNIT_ROWS / TOKENS_PER_SECOND["1B"]  # a row group, first pass
-UNITS_OF_SWEEP = 100_000
+SWEEP_SECONDS = 1_800  # of work for every actor
 SWEPT_SECONDS = (0.3, 0.6, 1.36, UNIT_SECONDS, 55.0, 600.0)
 DEFAULT_KEPT = 4096  # of a million rows, for 164 queries
 READS = ("resolve, a shard", "read, a unit", "merge, a unit")
@@ -132,7 +132,7 @@ def _runs(measured: Measured) -> list[dict[str, Any]]:
 
 def _sweep(measured: Measured) -> list[dict[str, Any]]:
     return [
-        run(UNITS_OF_SWEEP, fleet_of(measured, num_actors, seconds), deaths=USUAL)
+        run(round(num_actors * SWEEP_SECONDS / seconds), fleet_of(measured, num_actors, seconds), deaths=USUAL)
         for num_actors, seconds in itertools.product(ACTORS[1:], SWEPT_SECONDS)
     ]
 

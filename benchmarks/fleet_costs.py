@@ -26,7 +26,7 @@ NOT_POSSIBLE = "70B"  # an actor holds a model on one GPU, and 140 GB in bfloat1
 DEATHS_PER_HOUR = {"calm": 0.0003, "a day at most": 0.042, "scarce": 0.33}
 USUAL = "a day at most"
 REPLACE_SECONDS, LOAD_SECONDS = 360.0, 120.0
-SLOW_SHARE, FAILURE_SHARE = 0.02, 1e-5
+SLOW_SHARE, FAILURE_SHARE, SPREAD = 0.02, 1e-5, 0.2
 
 SPOT_DOLLARS = 2.25  # an H100 for an hour
 WRITE_DOLLARS, READ_DOLLARS, MONTH_DOLLARS = 0.005 / 1000, 0.0004 / 1000, 0.023 / 2**30  # S3 Standard
@@ -74,6 +74,7 @@ def fleet_of(measured: Measured, num_actors: int, unit_seconds: float, deaths: s
     return Fleet(
         num_actors=num_actors,
         unit_seconds=unit_seconds,
+        spread=SPREAD,
         load_seconds=LOAD_SECONDS,
         deaths_per_hour=DEATHS_PER_HOUR[deaths],
         replace_seconds=REPLACE_SECONDS,

@@ -5,8 +5,8 @@ store follow `tasks.actor_crew` and `tasks.score_shards`, with their constants. 
 one answer at a time. A machine may die at any moment: while its model is loaded, at work, or idle (which is noticed, as
 in the real crew, with the next unit).
 
-Not simulated: many machines that die at once, actors retired after five deaths while they are built, rows of different
-length, the stages before and after scoring.
+Not simulated: many machines that die at once, actors retired after five deaths while they are built, the
+stages before and after scoring.
 """
 
 import heapq
@@ -33,7 +33,8 @@ Act = Callable[[float, int, Work[int] | None], None]  # when it was, of which se
 @dataclass(frozen=True, kw_only=True)
 class Fleet:
     num_actors: int  # one on each machine
-    unit_seconds: float
+    unit_seconds: float  # on average
+    spread: float = 0.0  # a unit takes up to this share more or less
     load_seconds: float = 0.0  # of the model, on a machine that is there
     deaths_per_hour: float = 0.0  # of one machine
     replace_seconds: float = 0.0  # from a death until there is another machine
@@ -144,8 +145,8 @@ class _Simulation:
     def _begin(self, seat: int, work: Work[int]) -> None:
         self.outcome.num_begun += 1
         fails = self.draw.random() < self.fleet.failure_share
-        end = self.clock.now + self._unit_seconds(seat)
-        self._until(end, self._failed if fails else self._done, seat, work)
+        seconds = self.fleet.unit_seconds * (1 + self.fleet.spread * self.draw.uniform(-1, 1))
+        self._until(self.clock.now + seconds * self._factor(seat), self._failed if fails else self._done, seat, work)
 
     def _boot(self, seat: int, arrives: float) -> None:
         self.dies_at[seat] = arrives + self.lifetime()
@@ -166,9 +167,10 @@ class _Simulation:
         self.idle.append(seat)
 
     def _done(self, at: float, seat: int, _: Work[int] | None) -> None:
+        seconds = at - self.begun[seat]
         self.outcome.num_done += 1
-        self.outcome.seconds["useful"] += self.fleet.unit_seconds
-        self.outcome.seconds["slow"] += self._unit_seconds(seat) - self.fleet.unit_seconds
+        self.outcome.seconds["useful"] += seconds / self._factor(seat)
+        self.outcome.seconds["slow"] += seconds - seconds / self._factor(seat)
         self.idle.append(seat)
 
     def _failed(self, at: float, seat: int, work: Work[int] | None) -> None:
@@ -196,8 +198,8 @@ class _Simulation:
                 self.outcome.num_given_up += 1
         self._boot(seat, max(at + self.fleet.replace_seconds, self.clock.now + PROBE_SECONDS))
 
-    def _unit_seconds(self, seat: int) -> float:
-        return self.fleet.unit_seconds * (self.fleet.slow_factor if seat < self.num_slow else 1.0)
+    def _factor(self, seat: int) -> float:
+        return self.fleet.slow_factor if seat < self.num_slow else 1.0
 
     def _drawn_lifetime(self) -> float:
         rate = self.fleet.deaths_per_hour

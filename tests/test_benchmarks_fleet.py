@@ -50,6 +50,7 @@ def test_no_unit_is_lost_or_counted_twice_and_no_second_either(seed: int) -> Non
     fleet = Fleet(
         num_actors=5,
         unit_seconds=60,
+        spread=0.3,
         load_seconds=20,
         deaths_per_hour=20,
         replace_seconds=30,
