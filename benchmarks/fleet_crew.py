@@ -54,7 +54,7 @@ def _in_a_process(num_seats: int, num_answers: int) -> dict[str, float]:
 def time_answers(num_seats: int, num_answers: int) -> dict[str, float]:
     connect("local", OBJECT_STORE_BYTES)
     crew = _shared_crew(num_seats)
-    orders = Orders("nap", may_give_up=False, after_deaths=lambda unit, _: unit)
+    orders = Orders[int]("nap", may_give_up=False, after_deaths=lambda unit, _: unit)
     for _ in crew.stream(orders, WorkQueue(range(2 * num_seats))):  # until all seats are built
         pass
     answers = crew.stream(orders, WorkQueue(range(num_answers)))

@@ -35,13 +35,26 @@ def _figures(found: Found) -> dict[str, Any]:
     answer_of = {each["seats"]: each["ms_per_answer"] for each in found["answers"]}
     peak_of = {each["num_units"]: each["peak_bytes"] / GB for each in found["state"]}
     swept = _swept(found)
+    sheet = {(line["tokens"], line["model"], line["queries"]): line for line in found["cost_sheet_is_a_projection"]}
+    large = sheet["1 T", "1B", 164]
+    runs = _by_deaths(found)
+    more = [100 * (each["overhead"] - calm["overhead"]) for calm, *others in runs.values() for each in others]
     return {
+        "hours_1t": large["gpu_hours"],
+        "cost_1t": _dollars(large["dollars_64"]),
+        "lost_1t": _dollars(large["dollars_64"] - large["dollars_without_merge_64"]),
+        "cost_1t_512": _dollars(large["dollars_512"]),
+        "requests_1t": _dollars(large["request_dollars"]),
+        "deaths_least": min(more),
+        "deaths_most": max(more),
+        "looks_1m": 100 * runs[1_000_000, 512][1]["shares"]["coordinator"],
         "date": found["date"],
         "price": found["price"],
         "unit_seconds": seconds,
         "merge_few": few,
         "merge_default": default,
         "merge_many": many / 1000,
+        "merge_10b": 10_000 * default / 1000 / 3600,
         "gpus_few": math.ceil(1000 * seconds / few),
         "gpus_default": math.ceil(1000 * seconds / default),
         "gpus_many": math.ceil(1000 * seconds / many),
@@ -69,7 +82,7 @@ def _figures(found: Found) -> dict[str, Any]:
 
 def _keeps(found: Found) -> Iterator[str]:
     for each in found["default_keeps"]:
-        much = "fits" if each["bundle_gb"] < 4 else "**too much**"
+        much = "fits" if each["merged_gb"] < 1 else "a larger machine" if each["merged_gb"] < 10 else "**not possible**"
         yield (
             f"| {each['tokens']} tokens | {each['kept_rows']:,.0f} | {each['merged_gb']:,.1f} GB | "
             f"{each['bundle_rows']:,.0f} rows, {each['bundle_gb']:,.0f} GB of tokens | {much} |"
@@ -79,21 +92,25 @@ def _keeps(found: Found) -> Iterator[str]:
 def _costs(found: Found) -> Iterator[str]:
     for line in found["cost_sheet_is_a_projection"]:
         name = f"{line['tokens']}, {line['model']}, {line['queries']:,}"
-        cells = [name if line["is_possible"] else f"*{name}: not possible today*"]
+        cells = [name if line["is_possible"] else f"*{name}: not possible*"]
         cells += [_short(line[f"gpu_hours{which}"]) for which in ("", "_default", "_every_query")]
         for gpus in (64, 512):
             wall, merge = _short(line[f"wall_hours_{gpus}"]), _short(line["merge_hours"])
             cells.append(f"{wall} h ({merge}), {_dollars(line[f'dollars_{gpus}'])}")
         cells.append(_dollars(line["dollars_without_merge_64"]))
-        month, requests = _dollars(line["month_dollars"]), _dollars(line["request_dollars"])
-        cells.append(f"{_short(line['store_gb'])}, {month}, {requests}")
+        cells.append(f"{_short(line['store_gb'])}, {_dollars(line['month_dollars'])}")
         yield f"| {' | '.join(cells)} |"
 
 
-def _runs(found: Found) -> Iterator[str]:
+def _by_deaths(found: Found) -> dict[tuple[int, int], list[dict[str, Any]]]:
+    """(units, actors) -> its runs, as `DEATHS_PER_HOUR` orders them."""
     runs = {(run["units"], run["actors"], run["deaths"]): run for run in found["runs"]}
-    for units, actors in dict.fromkeys((run["units"], run["actors"]) for run in found["runs"]):
-        calm, day, scarce = (runs[units, actors, deaths] for deaths in DEATHS_PER_HOUR)
+    sizes = dict.fromkeys((units, actors) for units, actors, _ in runs)
+    return {size: [runs[*size, deaths] for deaths in DEATHS_PER_HOUR] for size in sizes}
+
+
+def _runs(found: Found) -> Iterator[str]:
+    for (units, actors), (calm, day, scarce) in _by_deaths(found).items():
         wall = day["wall_hours"]
         over = " / ".join(f"{run['overhead']:.2f}" for run in (calm, day, scarce))
         shares = " / ".join(f"{100 * scarce['shares'][kind]:.1f} %" for kind in KINDS)
@@ -135,7 +152,7 @@ def _requests(found: Found) -> Iterator[str]:
 
 
 def _short(number: float) -> str:
-    return f"{number:.2g}" if number < 10 else f"{number:,.0f}"
+    return f"{number:.2g}" if number < 1 else f"{number:.1f}" if number < 10 else f"{number:,.0f}"
 
 
 def _dollars(number: float) -> str:

@@ -86,12 +86,12 @@ class _Clock:
 
 @contextmanager
 def _simulated_time() -> Iterator[_Clock]:
-    clock, real = _Clock(), work_queue.time
-    work_queue.time = clock  # type: ignore[assignment]
+    clock, real = _Clock(), vars(work_queue)["time"]
+    vars(work_queue)["time"] = clock
     try:
         yield clock
     finally:
-        work_queue.time = real
+        vars(work_queue)["time"] = real
 
 
 class _Simulation:
