@@ -100,6 +100,9 @@ def test_the_simulation_foretells_a_real_run_in_which_an_actor_is_killed(
         first: set[int] = set()
         while len(first) < 2:
             first |= {process for _, process in pool.map("nap_here", [0.1] * 4)}
+        started = time.monotonic()
+        list(pool.map("nap_here", [unit] * 10))
+        unit_seconds = (time.monotonic() - started) / 5  # with what a busy machine adds to a nap
         begun_before = (tmp_path / "begun").stat().st_size
         started = time.monotonic()
         threading.Timer(3.1, kill, [min(first)]).start()
@@ -108,7 +111,8 @@ def test_the_simulation_foretells_a_real_run_in_which_an_actor_is_killed(
         num_begun = (tmp_path / "begun").stat().st_size - begun_before
     [third] = {process for _, process in done} - first
     replaced_at = float((tmp_path / f"loads-{third}").read_text())
-    fleet = Fleet(num_actors=2, unit_seconds=unit, load_seconds=load, replace_seconds=replaced_at - killed_at[0])
+    away = replaced_at - killed_at[0]
+    fleet = Fleet(num_actors=2, unit_seconds=unit_seconds, load_seconds=load, replace_seconds=away)
     lifetimes = itertools.chain([load + killed_at[0] - started], itertools.repeat(NEVER))
     foretold = simulate(fleet, num_units, lifetime=lambda: next(lifetimes))
     assert foretold.wall_seconds - load == pytest.approx(seconds, rel=0.05)
