@@ -72,6 +72,7 @@ def _figures(found: Found) -> dict[str, Any]:
         "rate_512": 1000 / answer_of[512],
         "shortest_512": 0.512 * answer_of[512],
         "name_ms": found["state"][-1]["name_ms_per_unit"],
+        "given_up": sum(run["num_given_up"] for run in found["runs"]),
         "speed_70b": throughput(NOT_POSSIBLE),
         "long_unit": -math.log(1 - 0.001 ** (1 / MAX_DEATHS)) / DEATHS_PER_HOUR["scarce"],
         "sweep_head": " | ".join(f"{seconds:g} s" if seconds < 5 else f"{seconds:.0f} s" for seconds in swept),
