@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --no-header --no-annotate --generate-hashe
 export HF_HUB_OFFLINE ?= 1
 export DO_NOT_TRACK ?= 1
 
-.PHONY: demo test fuzz faults check check-deploy format lock audit results peers clean
+.PHONY: demo test fuzz faults check check-deploy docs wheel format lock audit results peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finf demo
@@ -39,6 +39,14 @@ check: $(VENV)/.installed
 check-deploy: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/test_deploy_files.py tests/test_deploy_kubernetes.py tests/test_deploy_metrics.py tests/test_deploy_node.py
 
+# The documentation site, from README.md, docs/, deploy/ and the code: build/site/index.html. Offline; warnings end it.
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx -W --keep-going --quiet -c docs/site -d build/doctrees . build/site
+
+# dist/: the source archive, and the wheel that is made of it. Offline.
+wheel: $(VENV)/.installed
+	$(BIN)/uv build --quiet --offline --no-build-isolation --python $(BIN)/python --clear --out-dir dist
+
 format: $(VENV)/.installed
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
@@ -62,7 +70,7 @@ $(BIN)/uv: locks/uv.txt
 # versions: make lock UPGRADE=--upgrade
 lock: $(BIN)/uv
 	$(LOCK) $(UPGRADE) --override locks/without-torch.txt --extra test pyproject.toml locks/all.in -o locks/all.txt
-	$(LOCK) --override locks/without-torch.txt --constraint locks/all.txt --extra deploy pyproject.toml locks/all.in -o locks/run.txt
+	$(LOCK) --override locks/without-torch.txt --constraint locks/all.txt --extra vision --extra deploy pyproject.toml locks/all.in -o locks/run.txt
 	for name in no-deps peers uv; do $(LOCK) --no-deps locks/$$name.in -o locks/$$name.txt || exit 1; done
 
 # Known vulnerabilities of what the lock names. It asks a public service and fails where that cannot be reached.
@@ -88,4 +96,4 @@ peers: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.peers --json
 
 clean:
-	rm -rf $(VENV) demo-run .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) demo-run build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

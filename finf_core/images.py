@@ -5,27 +5,34 @@ Name suffixes: H × W pixels, C channels. Images are uint8, (H, W) in grey or (H
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 
 from finf_core.errors import InputError
+from finf_core.extras import import_extra
 from finf_core.spec import ImagesSpec
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 MAX_PIXELS = 50_000_000  # of one image, which takes three bytes for each
 PICTURE_SIDE = 96  # of what a report shows
-# what Pillow raises of broken files
-BROKEN = (
-    *(OSError, ValueError, SyntaxError, EOFError, TypeError),
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),  # a warning may be told to be an error
-)
 
 Pixels = npt.NDArray[np.uint8]
+
+
+def pillow() -> Any:
+    """`PIL.Image`, imported when the first image is met: text is scanned without it.
+
+    Raises:
+        InputError: Pillow is not installed.
+    """
+    return import_extra("PIL.Image", "vision", "images need Pillow")
 
 
 def decode_image(value: Any, mode: str) -> Pixels:
@@ -46,14 +53,14 @@ def decode_image(value: Any, mode: str) -> Pixels:
     image = _from_file(value) if isinstance(value, bytes) else _from_array(value)
     try:
         return np.asarray(image.convert(mode))
-    except BROKEN as error:
+    except _broken() as error:
         raise InputError(f"the image is broken ({_first_line(error)})") from error
 
 
 def image_features(pixels: Pixels, spec: ImagesSpec) -> Tensor:
     """(C, H, W), float32: resized, from 0 to 1, less the mean, over the standard deviation."""
     if spec.size is not None and pixels.shape[:2] != (spec.size, spec.size):
-        resized = Image.fromarray(pixels).resize((spec.size, spec.size), Image.Resampling.BILINEAR)
+        resized = pillow().fromarray(pixels).resize((spec.size, spec.size), pillow().Resampling.BILINEAR)
         pixels = np.asarray(resized)
     features_CHW = torch.from_numpy(np.atleast_3d(pixels).transpose(2, 0, 1).astype(np.float32) / 255)
     if spec.mean:
@@ -66,27 +73,27 @@ def image_features(pixels: Pixels, spec: ImagesSpec) -> Tensor:
 def encode_png(pixels: Pixels) -> bytes:
     """Without loss."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
+    pillow().fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def picture(pixels: Pixels) -> bytes:
     """A PNG of at most `PICTURE_SIDE` pixels a side; small images stay as they are."""
-    image = Image.fromarray(pixels)
+    image = pillow().fromarray(pixels)
     image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     return encode_png(np.asarray(image))
 
 
-def _from_file(data: bytes) -> Image.Image:
+def _from_file(data: bytes) -> "Image":
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)  # reads the header only
-    except BROKEN as error:
+        image: Image = pillow().open(io.BytesIO(data), formats=FORMATS)  # reads the header only
+    except _broken() as error:
         raise InputError(f"the image is none of {', '.join(FORMATS)}") from error
     _check_size(image.width * image.height)
     return image
 
 
-def _from_array(value: Any) -> Image.Image:
+def _from_array(value: Any) -> "Image":
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -102,7 +109,14 @@ def _from_array(value: Any) -> Image.Image:
     if array.ndim == 3 and array.shape[2] != 3:
         raise InputError(f"the image has {_describe(array)}: want 1 or 3 channels")
     _check_size(array.shape[0] * array.shape[1])
-    return Image.fromarray(array.astype(np.uint8))
+    image: Image = pillow().fromarray(array.astype(np.uint8))
+    return image
+
+
+def _broken() -> tuple[type[BaseException], ...]:
+    """What Pillow raises of broken files."""
+    bombs = (pillow().DecompressionBombError, pillow().DecompressionBombWarning)  # a warning may be told to be an error
+    return (OSError, ValueError, SyntaxError, EOFError, TypeError, *bombs)
 
 
 def _check_size(num_pixels: int) -> None:

@@ -8,18 +8,17 @@ Name suffixes: R rows, Q queries, G distinct n-grams of all queries, W distinct 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.feature_extraction.text import CountVectorizer
 
 from finf_core.scores import Floats
 
 WORD = re.compile(r"[^\W_]+")
 FEWEST_WORDS = 5  # a shorter query shares all its words with some row by chance
 K1, B = 1.5, 0.75  # of BM25
-NO_WORD = ""  # keeps a vocabulary from being empty
 
 Words = list[str]
 
@@ -97,12 +96,12 @@ class _Shares:
     def __init__(self, queries: Sequence[Words], n_of_query: Sequence[int]) -> None:
         self.sizes = sorted(set(n_of_query) - {0})
         grams = [_ngrams(words, [n] if n else []) for words, n in zip(queries, n_of_query, strict=True)]
-        self.vectorizer = _vectorizer(grams)
-        self.queries_GQ = _is_there(self.vectorizer.transform(grams)).T
+        self.terms = _Terms(grams)
+        self.queries_GQ = _is_there(self.terms.count(grams)).T
         self.num_grams_Q = np.array([len(set(each)) or np.nan for each in grams])
 
     def of_rows(self, rows: Sequence[Words]) -> Floats:
-        rows_RG = _is_there(self.vectorizer.transform([_ngrams(words, self.sizes) for words in rows]))
+        rows_RG = _is_there(self.terms.count([_ngrams(words, self.sizes) for words in rows]))
         share_RQ: Floats = (rows_RG @ self.queries_GQ).toarray() / self.num_grams_Q
         return share_RQ
 
@@ -111,14 +110,14 @@ class _Bm25:
     """Lucene's variant; a word counts as often as the query has it. Source: Lù 2024, arXiv:2407.03618, table 1."""
 
     def __init__(self, queries: Sequence[Words], counts: WordCounts) -> None:
-        self.vectorizer = _vectorizer(queries)
-        self.queries_WQ = self.vectorizer.transform(queries).astype(np.float64).T
-        df_W = np.array([counts.rows_of_word.get(word, 0) for word in self.vectorizer.get_feature_names_out()])
+        self.terms = _Terms(queries)
+        self.queries_WQ = self.terms.count(queries).T
+        df_W = np.array([counts.rows_of_word.get(word, 0) for word in self.terms.columns])
         self.idf_W = np.log1p((counts.num_rows - df_W + 0.5) / (df_W + 0.5))
         self.mean_words = max(1.0, counts.mean_words)
 
     def of_rows(self, rows: Sequence[Words]) -> Floats:
-        counts_RW = self.vectorizer.transform(rows).astype(np.float64).tocsr()
+        counts_RW = self.terms.count(rows)
         length_R = K1 * (1 - B + B * np.array([len(words) for words in rows]) / self.mean_words)
         length_N = np.repeat(length_R, np.diff(counts_RW.indptr))
         counts_RW.data *= self.idf_W[counts_RW.indices] / (counts_RW.data + length_N)
@@ -130,10 +129,21 @@ def _ngrams(words: Words, sizes: Iterable[int]) -> list[str]:
     return [" ".join(words[start : start + n]) for n in sizes for start in range(len(words) - n + 1)]
 
 
-def _vectorizer(documents: Iterable[Iterable[str]]) -> CountVectorizer:
-    """Counts the terms of these documents in lists of terms."""
-    terms = {term for document in documents for term in document} | {NO_WORD}
-    return CountVectorizer(analyzer=list, vocabulary=sorted(terms))
+class _Terms:
+    """Counts the terms of these documents in lists of terms. (That of scikit-learn takes a second to import.)"""
+
+    def __init__(self, documents: Iterable[Iterable[str]]) -> None:
+        terms = sorted({term for document in documents for term in document})
+        self.columns = {term: column for column, term in enumerate(terms)}
+
+    def count(self, documents: Sequence[Sequence[str]]) -> csr_matrix:
+        """(documents, terms): how often each stands there; other terms are left out."""
+        known = [[self.columns[term] for term in document if term in self.columns] for document in documents]
+        starts = np.cumsum([0, *(len(columns) for columns in known)])
+        columns = np.fromiter(chain.from_iterable(known), np.int64, count=starts[-1])
+        counts = csr_matrix((np.ones(len(columns)), columns, starts), shape=(len(known), len(self.columns)))
+        counts.sum_duplicates()
+        return counts
 
 
 def _is_there(counts: csr_matrix) -> csr_matrix:

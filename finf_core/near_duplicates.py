@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from finf_core.images import Pixels
+from finf_core.images import Pixels, pillow
 from finf_core.lexical import words_of
 
 SIDE = 12  # pixels of the grey version
@@ -29,7 +28,9 @@ Pair = tuple[int, int]
 
 def image_signature(pixels: Pixels) -> bytes:
     """A grey version of `SIDE` × `SIDE` pixels."""
-    return Image.fromarray(pixels).convert("L").resize((SIDE, SIDE), Image.Resampling.BOX).tobytes()
+    grey = pillow().fromarray(pixels).convert("L")
+    signature: bytes = grey.resize((SIDE, SIDE), pillow().Resampling.BOX).tobytes()
+    return signature
 
 
 def text_signature(text: str, ngram_words: int) -> bytes:

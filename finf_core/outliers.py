@@ -10,7 +10,6 @@ Name suffixes: R rows, Q queries.
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import IsolationForest
 
 from finf_core.scores import Floats
 
@@ -22,6 +21,8 @@ class Outliers:
     """Fitted on some rows' profiles (R, Q) without NaN, scores any."""
 
     def __init__(self, profile_RQ: npt.NDArray[np.floating], seed: int) -> None:
+        from sklearn.ensemble import IsolationForest  # a second, which a run without it need not wait for
+
         self._forest = IsolationForest(n_estimators=NUM_TREES, random_state=seed).fit(profile_RQ)
 
     def score(self, profile_RQ: npt.NDArray[np.floating]) -> Floats:

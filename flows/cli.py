@@ -52,6 +52,25 @@ PricePerHour = Annotated[float | None, typer.Option(help="Of one actor: of its G
 CacheTokens = Annotated[bool, typer.Option("--cache-tokens", help="Keep token ids in the store: tokenise once.")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        others = ", ".join(f"{name} {version(name)}" for name in ("torch", "ray", "prefect", "transformers"))
+        show_text(f"finf {version('finf')} ({others}, Python {sys.version.split()[0]})")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print versions, and nothing else.")
+]
+
+
+@app.callback()
+def finf(version: Version = False) -> None:
+    pass
+
+
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Option(help="Where inputs, model and runs go.")] = Path("demo-run"),

@@ -37,6 +37,7 @@ HEAD_PROBE_SECONDS = 5.0
 HEAD_LOST_SECONDS = 15.0  # of silence at every look; after 60 Ray would end this process
 MAX_DEATHS = 5  # of actors under one unit, or of one actor while it is built
 POLL_SECONDS = 0.5
+QUIET_SECONDS = 15.0  # without an actor, before it is said
 
 ADVICE = "most often memory is short: try fewer actors, smaller batches"
 HOPELESS = (InputError, CheckpointError)  # no retry can help
@@ -64,7 +65,11 @@ class ActorCrew:
         self.seats = [Seat(self._new_actor()) for _ in range(self.plan.num_actors)]
         self._last_alive = self._head_probed = time.monotonic()
         self._head_silent_since: float | None = None
-        self._last_error = FinfError(f"the cluster found no place for {self.plan}")
+        self._has_said_none_alive = False
+        self._last_error = FinfError(
+            f"the cluster found no place for {self.plan}: it has {resources.get('CPU', 0):g} CPUs and "
+            f"{resources.get('GPU', 0):g} GPUs"
+        )
 
     def stream(self, orders: Orders[U], queue: WorkQueue[U]) -> Generator[tuple[U, Any], None, None]:
         """Have every unit done; yields unit and result in the order in which they are finished."""
@@ -239,9 +244,14 @@ class ActorCrew:
         """Raises why no actor works, once none can be hoped for."""
         states = {seat.state for seat in self.seats}
         if not states.isdisjoint(ALIVE):
-            self._last_alive = time.monotonic()
-        elif states == {State.RETIRED} or time.monotonic() - self._last_alive > self._options.max_dead_seconds:
+            self._last_alive, self._has_said_none_alive = time.monotonic(), False
+            return
+        dead_seconds, patience_seconds = time.monotonic() - self._last_alive, self._options.patience_seconds
+        if states == {State.RETIRED} or dead_seconds > patience_seconds:
             raise self._last_error
+        if dead_seconds > QUIET_SECONDS and not self._has_said_none_alive:
+            self._has_said_none_alive = True
+            self._tell(f"{self._last_error}; waiting, {patience_seconds / 60:.0f} minutes at most")
 
 
 def _ours(error: RayError, what: str) -> FinfError:

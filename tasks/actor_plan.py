@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from finf_core.errors import InputError
 
 MAX_DEFAULT_CPU_ACTORS = 2  # each holds a copy of the model
+OWN_PATIENCE_SECONDS = 300.0
+CLUSTER_PATIENCE_SECONDS = (
+    1800.0  # nodes are started from nothing, with images and drivers, or have all been taken away
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +28,7 @@ class PoolOptions:
     object_store_memory_bytes: int = 200_000_000  # of a cluster of one's own; units and results are small
     max_attempts: int = 3  # of a unit that raises
     max_storage_seconds: float = 600.0  # that storage may be away, on top of those attempts
-    max_dead_seconds: float = 300.0  # without a single live actor before the run is given up
+    max_dead_seconds: float | None = None  # without a live actor before the run is given up; see `patience_seconds`
 
     def __post_init__(self) -> None:
         for name in (
@@ -42,6 +46,16 @@ class PoolOptions:
                 f"pool option num_gpus_per_actor = {self.num_gpus_per_actor:g}: an actor's model lies on one GPU; "
                 "want at most 1"
             )
+
+    @property
+    def is_own_cluster(self) -> bool:
+        """On this machine, of this run: it never grows."""
+        return self.ray_address in (None, "local")
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long no actor may be alive."""
+        return self.max_dead_seconds or (OWN_PATIENCE_SECONDS if self.is_own_cluster else CLUSTER_PATIENCE_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -71,8 +85,8 @@ def plan_actors(options: PoolOptions, cluster_cpus: float, cluster_gpus: float, 
         else options.num_gpus_per_actor or 0,
         max(1, min(int(node_cpus), int(cluster_cpus) // num_actors)),
     )
-    is_ours = options.ray_address in (None, "local")
-    if is_ours and (num_actors * plan.num_cpus > cluster_cpus or num_actors * plan.num_gpus > cluster_gpus):
+    is_full = num_actors * plan.num_cpus > cluster_cpus or num_actors * plan.num_gpus > cluster_gpus
+    if options.is_own_cluster and is_full:
         raise InputError(
             f"there is no room for {plan}: this machine has {cluster_cpus:g} CPUs and {cluster_gpus:g} GPUs"
         )

@@ -125,7 +125,7 @@ class ActorPool:
 
     def _connect(self) -> None:
         """A cluster that was there before may take a while to come back; one that never was is not waited for."""
-        patience = self._options.max_dead_seconds if self._was_connected else 0
+        patience = self._options.patience_seconds if self._was_connected else 0
         deadline = time.monotonic() + patience
         while True:
             try:

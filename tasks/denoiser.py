@@ -17,6 +17,7 @@ from torch import nn
 
 from finf_core.diffusion import CleanImage, Diffusion
 from finf_core.errors import CheckpointError, InputError
+from finf_core.extras import import_extra
 from finf_core.fingerprint import fingerprint
 from finf_core.images import image_features
 from finf_core.noise_schedule import NoiseSchedule, betas_of
@@ -153,14 +154,12 @@ def _load_network(folder: Path, config: Mapping[str, Any]) -> nn.Module:
 
 def _network_class(folder: Path, config: Mapping[str, Any]) -> Any:
     """One of the classes of diffusers, by name, that takes an image and a timestep, and nothing else that it needs."""
-    try:
-        import diffusers
-    except ImportError as error:
-        raise CheckpointError("model.kind = 'diffusion' reads folders by diffusers: pip install diffusers") from error
+    diffusers = import_extra("diffusers", "diffusion", "model.kind = 'diffusion' reads folders by diffusers")
     diffusers.utils.logging.set_verbosity_error()  # what is missing is refused here
     file, name = folder / CONFIG, config.get("_class_name")
-    found = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (isinstance(found, type) and issubclass(found, diffusers.ModelMixin)):
+    found: Any = getattr(diffusers, name, None) if isinstance(name, str) else None
+    is_network = isinstance(found, type) and issubclass(found, diffusers.ModelMixin)
+    if not is_network:
         raise CheckpointError(f"{file}: _class_name = {name!r} is no network of diffusers {diffusers.__version__}")
     wanted = [key for key, each in inspect.signature(found.forward).parameters.items() if each.default is each.empty]
     others = set(wanted) - {"self", "sample", "hidden_states", "timestep"}

@@ -75,14 +75,14 @@ def _read_at_once(
             sizes[place] = _narrowed(parquet, group, leaves[place], sizes[place], fetched.chunk(leaves[place].packed))
     if sum(size.most_bytes for size in sizes) > MAX_GROUP_BYTES:
         _count_strings(fetched, parquet.metadata, group, leaves, sizes, where)
-    return _opened(fetched, parquet.metadata).read_row_group(group, columns=list(columns))
+    return _opened(fetched, parquet.metadata).read_row_group(group, columns=list(columns), use_threads=False)
 
 
 def _check_chunks(parquet: GuardedParquet, group: int, columns: Sequence[str]) -> None:
     """Have pyarrow's reader look at the metadata of the chunks, up to where it would read them.
 
     What it refuses there is an error; the same asked through `metadata.row_group(...).column(...)` ends the process
-    (pyarrow 26: an exception of C++ that nobody catches).
+    (pyarrow 26: an exception of C++ that nobody catches); so does, now and then, the reader that buffers nothing.
     """
     reader = pq.ParquetFile(UnreadFile(parquet.source), metadata=parquet.metadata, pre_buffer=True)
     with suppress(NotReadError):
@@ -113,7 +113,7 @@ def _read_in_batches(
     """A row group without lists, and no more of it than `MAX_GROUP_BYTES` and one batch."""
     bytes_of: dict[str, int] = defaultdict(int)
     batches = []
-    for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=list(columns)):
+    for batch in reader.iter_batches(batch_rows, row_groups=[group], columns=list(columns), use_threads=False):
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             bytes_of[name] += _string_bytes(column)
         _check_size(bytes_of, where)
@@ -202,7 +202,9 @@ def _string_bytes(array: pa.Array) -> int:
 
 
 def _opened(fetched: FetchedFile, metadata: pq.FileMetaData, named: Sequence[str] = ()) -> pq.ParquetFile:
-    """
+    """Read it with `use_threads=False`: pyarrow's threads may still hold Python's buffers when the process ends, and
+    then abort it (exit code 134, one `finf row` in twenty).
+
     Args:
         named: columns to read as indices into dictionaries; extension types would not be.
     """

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from finf_core.columns import take_column
 from finf_core.errors import InputError
-from finf_core.images import decode_image, encode_png, picture
+from finf_core.images import decode_image, encode_png, picture, pillow
 from finf_core.spec import CorpusSpec
 from finf_core.template import value_at
 from tasks.python_values import UNREADABLE, python_values
@@ -25,9 +25,17 @@ Item = dict[str, Any]
 
 @dataclass(frozen=True)
 class ItemReader:
-    """What is read of a row that is not text."""
+    """What is read of a row that is not text.
+
+    Raises:
+        InputError: the rows have images, and Pillow is not installed.
+    """
 
     corpus: CorpusSpec
+
+    def __post_init__(self) -> None:
+        if self.corpus.image_column is not None:
+            pillow()  # missing, it would be taken for a flaw of each row
 
     def read_table(self, table: pa.Table) -> Iterator["Item | str"]:
         """Each row as an item, or as what is wrong with it."""

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
-import datasets
 import pyarrow as pa
 
 from finf_core.chat import Chat, read_messages, split_answer
@@ -209,6 +208,8 @@ def _columns(spec: QueriesSpec, reader: ItemReader | None) -> list[str]:
 
 def _stream(name: str) -> Iterator[dict[str, Any]]:
     """Streaming keeps no copy in the library's own cache, so a changed data set is always read anew."""
+    import datasets  # with pandas half a second, which other runs need not wait for
+
     try:
         yield from datasets.load_dataset(name, split="train", streaming=True)
     except (OSError, ValueError, pa.ArrowException, datasets.exceptions.DatasetsError) as error:

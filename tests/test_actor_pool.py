@@ -381,15 +381,27 @@ def test_actors_that_cannot_be_built_end_the_run(
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_actors_that_find_no_place_are_not_waited_for_for_ever(tmp_path: Path) -> None:
+def test_actors_that_find_no_place_are_waited_for_and_told_of_but_not_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.actor_crew.QUIET_SECONDS", 0.1)
+    told: list[str] = []
     options = PoolOptions(
         num_actors=1, num_cpus_per_actor=999, ray_address="a.cluster.that.may.grow", max_dead_seconds=1
     )
     with (
-        ActorPool(Worker, (str(tmp_path),), options) as pool,
-        pytest.raises(FinfError, match="found no place for 1 actor of 999 CPUs"),
+        ActorPool(Worker, (str(tmp_path),), options, told.append) as pool,
+        pytest.raises(FinfError, match="found no place for 1 actor of 999 CPUs and 0 GPUs: it has 4 CPUs"),
     ):
         list(pool.map("double", range(5)))
+    [line] = told
+    assert line.endswith("waiting, 0 minutes at most")
+
+
+def test_a_cluster_that_may_grow_is_given_the_time_to() -> None:
+    own, others = PoolOptions(), PoolOptions(ray_address="10.0.0.1:6379")
+    assert own.patience_seconds < others.patience_seconds
+    assert replace(others, max_dead_seconds=1.0).patience_seconds == 1.0
 
 
 # --- Ray itself, in a process of its own ---

@@ -13,7 +13,6 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 LOCKS = sorted((ROOT / "locks").glob("*.txt"))
 PINNED = [path for path in LOCKS if path.name != "without-torch.txt"]
-EXTRAS = ("demo", "diffusion", "deploy", "bench", "test")
 HASH = re.compile(r"    --hash=sha256:[0-9a-f]{64}( \\)?")
 PIN = re.compile(r"([a-z0-9][a-z0-9-]*)==([0-9][0-9a-z.]*) \\")
 
@@ -33,6 +32,9 @@ def requirements(*extras: str) -> list[Requirement]:
     for extra in extras:
         texts += project()["optional-dependencies"][extra]
     return [found for text in texts if (found := Requirement(text)).name != "finf"]
+
+
+EXTRAS = tuple(project()["optional-dependencies"])
 
 
 def flaws(text: str) -> list[str]:
@@ -62,7 +64,7 @@ def test_a_lock_holds_exact_versions_with_hashes_and_nothing_else(path: Path) ->
 def test_every_direct_dependency_but_torch_is_locked_at_a_version_that_the_project_allows() -> None:
     everything = locked(ROOT / "locks" / "all.txt")
     alone = locked(ROOT / "locks" / "run.txt")
-    for wanted, found in ((requirements("deploy"), alone), (requirements(*EXTRAS), everything)):
+    for wanted, found in ((requirements("vision", "deploy"), alone), (requirements(*EXTRAS), everything)):
         for requirement in wanted:
             name = canonicalize_name(requirement.name)
             assert (name in found) == (name != "torch"), name

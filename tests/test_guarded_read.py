@@ -293,3 +293,21 @@ def test_a_footer_that_ends_the_process_when_pyarrow_is_asked_for_a_column_is_on
     )
     assert child.returncode == 0, child.stderr
     assert "shard.parquet: not a readable Parquet file" in child.stdout
+
+
+THREADS = """
+import os, sys
+from tasks import guarded_read, storage
+guarded_read._check_chunks = lambda *_: None  # before anything is decoded; what its thread held is long gone then
+with storage.open_parquet(sys.argv[1]) as parquet:
+    before = len(os.listdir("/proc/self/task"))
+    assert storage.read_row_group(parquet, 0, ["first", "second"], sys.argv[1]).num_rows == 100
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+
+
+def test_no_thread_of_pyarrow_holds_what_python_read_when_the_process_ends(tmp_path: Path) -> None:
+    shard = tmp_path / "shard.parquet"
+    pq.write_table(pa.table({name: ["a text"] * 100 for name in ("first", "second")}), shard)
+    done = subprocess.run([sys.executable, "-c", THREADS, str(shard)], capture_output=True, text=True)
+    assert done.stdout.split() == ["0"], done.stderr

@@ -8,9 +8,8 @@ in `truths` it goes behind its equals, so a tie never helps a baseline.
 import re
 from collections.abc import Sequence
 
-import bm25s
-
 from finf_core.errors import InputError
+from finf_core.extras import import_extra
 from tasks.demo.corpus import Row
 
 NUM_LISTED = 20
@@ -30,11 +29,11 @@ def bm25_rankings(
         k: rows listed per query, at most.
 
     Raises:
-        InputError: no rows, or not one truth per query.
+        InputError: no rows, not one truth per query, or `bm25s` is not installed.
     """
     if not rows:
         raise InputError("BM25 has no rows to rank: give at least one")
-    index = bm25s.BM25()
+    index = import_extra("bm25s", "demo", "the demo's baseline is bm25s").BM25()
     index.index([_words(row.text) for row in rows], show_progress=False)
     words_of_queries = [_words(text) for text in query_texts]
     scores = [index.get_scores(words).tolist() if words else [0.0] * len(rows) for words in words_of_queries]

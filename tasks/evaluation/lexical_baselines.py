@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from finf_core.errors import InputError
+from finf_core.extras import import_extra
 from finf_core.scores import Floats
 
 NUM_PERMUTATIONS = 256
@@ -98,7 +99,4 @@ def _shingles(text: str) -> set[str]:
 
 
 def _imported(name: str) -> Any:
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise InputError(f"this baseline needs {name}: {error}; see the bench extra") from error
+    return import_extra(name, "bench", f"this baseline needs {name}")
