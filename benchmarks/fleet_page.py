@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.fleet_costs import DEATHS_PER_HOUR, NOT_POSSIBLE, throughput
 from tasks.actor_crew import MAX_DEATHS
+from tasks.actor_plan import CLUSTER_PATIENCE_SECONDS
 from tasks.bundles import BUNDLE_QUERIES
 
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -72,6 +73,7 @@ def _figures(found: Found) -> dict[str, Any]:
         "rate_512": 1000 / answer_of[512],
         "shortest_512": 0.512 * answer_of[512],
         "name_ms": found["state"][-1]["name_ms_per_unit"],
+        "patience": CLUSTER_PATIENCE_SECONDS / 60,
         "given_up": sum(run["num_given_up"] for run in found["runs"]),
         "speed_70b": throughput(NOT_POSSIBLE),
         "long_unit": -math.log(1 - 0.001 ** (1 / MAX_DEATHS)) / DEATHS_PER_HOUR["scarce"],
