@@ -92,6 +92,20 @@ class WithoutModel(Worker):
         raise CheckpointError("no-such-model: no config.json")
 
 
+class Sleeper(Worker):
+    """Its work and the loading of its model are known sleeps."""
+
+    def __init__(self, folder: str, load_seconds: float) -> None:
+        super().__init__(folder)
+        (self.folder / f"loads-{os.getpid()}").write_text(str(time.monotonic()))
+        time.sleep(load_seconds)
+
+    def nap_here(self, seconds: float) -> int:
+        self._count("begun")
+        time.sleep(seconds)
+        return os.getpid()
+
+
 class Slow(Worker):
     """Storage is away twice while it is built."""
 

@@ -32,7 +32,11 @@ NAVIGATION = {
         "Generated images": "docs/DIFFUSION",
     },
     "Any corpus": {"What it may look like": "docs/CORPUS", "One that grows: nights": "docs/NIGHTS"},
-    "Running it": {"Elsewhere": "deploy/README", "Reliability": "docs/RELIABILITY"},
+    "Running it": {
+        "Elsewhere": "deploy/README",
+        "Reliability": "docs/RELIABILITY",
+        "A fleet: cost and limits": "docs/FLEET",
+    },
     "How good": {"Results": "docs/RESULTS", "Performance": "docs/PERFORMANCE"},
     "Inside": {
         "Contributing": "CONTRIBUTING",
