@@ -128,13 +128,14 @@ def _line(measured: Measured, price: float, name: str, model: str, num_queries: 
 
 
 def default_keeps(num_queries: int = QUERIES[0]) -> list[dict[str, Any]]:
-    """What the default number of kept rows, which grows with the corpus, would take."""
+    """What the default number of kept rows takes."""
     found = []
     for name, num_tokens in TOKENS.items():
         kept = rows_to_keep(StrategySpec(), 20, num_tokens // ROW_TOKENS, num_queries) * (1 + BLOCK_SHARE)
         found.append(
             {
                 "tokens": name,
+                "num_units": num_tokens // (ROW_TOKENS * UNIT_ROWS),
                 "kept_rows": kept,
                 "merged_gb": num_queries * kept * CANDIDATE_BYTES / 1e9,  # in the process that merges
                 "bundle_rows": BUNDLE_QUERIES * kept,  # at most, at once in an actor

@@ -56,6 +56,7 @@ def _figures(found: Found) -> dict[str, Any]:
         "merge_default": default,
         "merge_many": many / 1000,
         "merge_10b": 10_000 * default / 1000 / 3600,
+        "merge_1t": 1_000_000 * default / 1000 / 3600,
         "gpus_few": math.ceil(1000 * seconds / few),
         "gpus_default": math.ceil(1000 * seconds / default),
         "gpus_many": math.ceil(1000 * seconds / many),
@@ -84,11 +85,12 @@ def _figures(found: Found) -> dict[str, Any]:
 
 
 def _keeps(found: Found) -> Iterator[str]:
+    ms_per_unit = found["results"][1]["merge_cpu_ms_per_unit"]
     for each in found["default_keeps"]:
-        much = "fits" if each["merged_gb"] < 1 else "a larger machine" if each["merged_gb"] < 10 else "**not possible**"
         yield (
             f"| {each['tokens']} tokens | {each['kept_rows']:,.0f} | {each['merged_gb']:,.1f} GB | "
-            f"{each['bundle_rows']:,.0f} rows, {each['bundle_gb']:,.0f} GB of tokens | {much} |"
+            f"{each['bundle_rows']:,.0f} rows, {each['bundle_gb']:,.0f} GB of tokens | "
+            f"{each['num_units'] * ms_per_unit / 1000 / 3600:,.1f} h |"
         )
 
 

@@ -24,6 +24,9 @@ from finf_core.spec import StrategyKind, StrategySpec
 BLOCK_SHARE = 0.25  # as many rows, of those kept by rank.by, are kept by their best block or span too
 RESCORING_PASSES = 1.1  # what scoring the kept rows may cost, in forward passes over the corpus
 ROWS_OF_KEPT = 1.7  # a kept row and query cost so many mean rows: kept rows are longer than most, and the share above
+MOST_KEPT = (
+    2_000_000  # pairs of row and query, beyond which one machine can neither merge nor score them (docs/FLEET.md)
+)
 WORTH_IT = 0.5  # of the cost of every query on every row
 
 Q = TypeVar("Q")
@@ -84,14 +87,14 @@ def strategy_costs(spec: StrategySpec, counts: Counts) -> tuple[StrategyCost, ..
 
 def rows_to_keep(spec: StrategySpec, top_k: int, num_rows: int, num_queries: int) -> int:
     """How many rows the first pass keeps for each query: as asked for, or as many as are listed, or as many as cost
-    about `RESCORING_PASSES` to score, whichever is more.
+    about `RESCORING_PASSES` to score, whichever is more; with all queries together `MOST_KEPT` at most.
 
     In steps of a quarter of a power of two (4, 5, 6, 7, 8, 10, 12, …), so that a corpus that grows a little keeps as
     many, and its finished units stay valid.
     """
     if spec.rescored_rows is not None:
         return spec.rescored_rows
-    affordable = max(1.0, RESCORING_PASSES * num_rows / (ROWS_OF_KEPT * num_queries))
+    affordable = max(1.0, min(RESCORING_PASSES * num_rows / ROWS_OF_KEPT, MOST_KEPT) / num_queries)
     step = 1 << max(0, math.floor(math.log2(affordable)) - 2)
     return max(top_k, step * round(affordable / step))
 

@@ -69,6 +69,12 @@ def test_as_many_rows_are_kept_as_cost_about_a_pass_and_no_fewer_than_are_listed
     assert rows_to_keep(StrategySpec(rescored_rows=3), 20, num_rows, num_queries) == 3
 
 
+@pytest.mark.parametrize(("num_queries", "expected"), [(164, 12_288), (10_000, 192), (1_000_000, 20)])
+def test_a_corpus_of_any_size_keeps_no_more_than_one_machine_can_merge(num_queries: int, expected: int) -> None:
+    for num_rows in (10**9, 10**12):
+        assert rows_to_keep(StrategySpec(), 20, num_rows, num_queries) == expected
+
+
 def test_the_kind_stays_while_the_corpus_grows_and_the_rows_that_are_kept_do_not() -> None:
     """Nine queries: of a small corpus, the rows that are listed anyway make one pass too dear."""
     spec = ScanSpec(name="x", model=ModelSpec(path="m"), corpus=CorpusSpec(path="c"), queries=QueriesSpec(path="q"))
