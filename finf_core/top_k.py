@@ -47,28 +47,63 @@ def merge_top(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
     Returns:
         `CANDIDATES`, ordered by query and `rank.by`. The largest mirror ratio of each query is always among them.
     """
+    return in_order(keep_best(tables, rank), rank)
+
+
+def keep_best(tables: Sequence[pa.Table], rank: RankSpec) -> pa.Table:
+    """As `merge_top`, in no order: for what is merged again."""
     table = pa.concat_tables(tables)
-    is_kept = is_among_best(table, rank.by, rank.top_k) | is_among_best(table, "mirror_ratio", rank.num_by_ratio)
+    rows_of = _rows_of_queries(table)
+    is_kept = _are_best(table, rows_of, rank.by, rank.top_k)
+    is_kept |= _are_best(table, rows_of, "mirror_ratio", rank.num_by_ratio)
     if rank.opponents_k:
-        is_kept |= is_among_best(table, rank.by, rank.opponents_k, from_below=True)
+        is_kept |= _are_best(table, rows_of, rank.by, rank.opponents_k, from_below=True)
     for lexical in LEXICAL if rank.lexical_k else ():
         has_words = pc.greater(table[lexical], 0).fill_null(False).to_numpy()
-        is_kept |= has_words & is_among_best(table, lexical, rank.lexical_k)
-    kept = table.filter(pa.array(is_kept))  # texts are copied when most rows are gone
-    return kept.take(_order(kept, rank.by))
+        is_kept |= _are_best(table, [rows[has_words[rows]] for rows in rows_of], lexical, rank.lexical_k)
+    return table.filter(pa.array(is_kept))  # texts are copied when most rows are gone
 
 
-def is_among_best(table: pa.Table, by: str, k: int, from_below: bool = False) -> npt.NDArray[np.bool_]:
-    """Of each row, in the order of the table: whether it is one of the k best (from below: the least) of its query."""
-    order = _order(table, by, "ascending" if from_below else "descending")
-    is_among = np.empty(len(table), dtype=np.bool_)
-    is_among[order.to_numpy()] = ranks(table["query_id"].take(order)) <= k
-    return is_among
+def in_order(table: pa.Table, rank: RankSpec) -> pa.Table:
+    """By query and `rank.by`, best first."""
+    best_first = [(rank.by, "descending"), ("shard", "ascending"), ("row", "ascending")]
+    return table.take(pc.sort_indices(table, sort_keys=[("query_id", "ascending"), *best_first]))
 
 
-def _order(table: pa.Table, by: str, direction: str = "descending") -> pa.UInt64Array:
-    keys = [("query_id", "ascending"), (by, direction), ("shard", "ascending"), ("row", "ascending")]
-    return pc.sort_indices(table, sort_keys=keys)
+def is_among_best(table: pa.Table, by: str, k: int) -> npt.NDArray[np.bool_]:
+    """Of each row, in the order of the table: whether it is one of the k best of its query. Null and NaN are worst."""
+    return _are_best(table, _rows_of_queries(table), by, k)
+
+
+def _rows_of_queries(table: pa.Table) -> list[npt.NDArray[np.int64]]:
+    query_N = table["query_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    by_query = np.argsort(query_N, kind="stable")
+    return np.split(by_query, np.flatnonzero(np.diff(query_N[by_query])) + 1)
+
+
+def _are_best(
+    table: pa.Table, rows_of: Sequence[npt.NDArray[np.int64]], by: str, k: int, from_below: bool = False
+) -> npt.NDArray[np.bool_]:
+    """Found by the k-th value of each query: to sort all rows takes ten times as long. Where more than k reach it, the
+    first by shard and row are taken."""
+    value_N = np.nan_to_num(table[by].to_numpy() * (-1 if from_below else 1), nan=-np.inf)
+    is_best = np.zeros(len(table), dtype=np.bool_)
+    for rows in rows_of:
+        values, surplus = value_N[rows], len(rows) - k
+        least = np.partition(values, surplus)[surplus] if surplus > 0 else -np.inf
+        is_best[rows[values > least]] = True
+        tied = rows[values == least]
+        is_best[_first(table, tied, k - int((values > least).sum()))] = True
+    return is_best
+
+
+def _first(table: pa.Table, rows: npt.NDArray[np.int64], num: int) -> npt.NDArray[np.int64]:
+    if len(rows) <= num:
+        return rows
+    places = table.select(["shard", "row"]).take(pa.array(rows))
+    order = pc.sort_indices(places, sort_keys=[("shard", "ascending"), ("row", "ascending")])
+    first: npt.NDArray[np.int64] = rows[order.to_numpy()[:num]]
+    return first
 
 
 def ranks(sorted_ids: pa.ChunkedArray) -> npt.NDArray[np.int64]:

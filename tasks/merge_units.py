@@ -15,7 +15,7 @@ import pyarrow as pa
 from finf_core.ratio_histogram import NUM_BINS
 from finf_core.scores import Ints
 from finf_core.spec import RankSpec
-from finf_core.top_k import CANDIDATES, merge_top
+from finf_core.top_k import CANDIDATES, in_order, keep_best
 from tasks import storage
 from tasks.bounded_map import bounded_map
 from tasks.corpus import UNIT_ROWS
@@ -63,6 +63,7 @@ def merge_units(
             merged, group, group_bytes = _merge_group(merged, group, rank, max_skipped), [], 0
     merged = _merge_group(merged, group, rank, max_skipped) if group else merged
     del group
+    merged = merged if rank is None else replace(merged, best=in_order(merged.best, rank))
     pa.default_memory_pool().release_unused()  # what the readers' threads leave behind
     return merged
 
@@ -80,7 +81,7 @@ def _merge_group(
     receipts = [merged.receipt, *found.receipts]
     total = UnitReceipt.total(receipts, sum(receipt.seconds for receipt in receipts))
     return MergedUnits(
-        best=merged.best if rank is None else merge_top([merged.best, found.candidates], rank),
+        best=merged.best if rank is None else keep_best([merged.best, found.candidates], rank),
         counts_QK=merged.counts_QK + found.counts_QK,
         receipt=replace(total, skipped=total.skipped[:max_skipped]),
         num_skipped=merged.num_skipped + sum(len(receipt.skipped) for receipt in found.receipts),
