@@ -24,4 +24,3 @@ def test_a_scan_makes_a_cluster_grow_and_lets_it_shrink(
         while cluster.num_nodes() > 1:
             assert time.monotonic() < deadline, "nodes that nobody uses are still there"
             time.sleep(1)
-    print(done.stderr)
