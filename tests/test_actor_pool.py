@@ -391,7 +391,9 @@ def test_actors_that_find_no_place_are_waited_for_and_told_of_but_not_for_ever(
     )
     with (
         ActorPool(Worker, (str(tmp_path),), options, told.append) as pool,
-        pytest.raises(FinfError, match=r"found no place for 1 actor of 999 CPUs and 0 GPUs: it has \d+ CPUs and 0 GPUs"),
+        pytest.raises(
+            FinfError, match=r"found no place for 1 actor of 999 CPUs and 0 GPUs: it has \d+ CPUs and 0 GPUs"
+        ),
     ):
         list(pool.map("double", range(5)))
     [line] = told
