@@ -20,7 +20,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from finf_core.errors import CheckpointError, FinfError, InputError, StorageError
-from tasks.actor_host import ActorHost, NotBuiltError
+from tasks.actor_host import ActorHost, NotBuiltError, versions
 from tasks.actor_plan import PoolOptions, plan_actors
 from tasks.budget import Budget
 from tasks.orders import ClusterLostError, GivenUp, Orders
@@ -54,7 +54,7 @@ class ActorCrew:
         tell: Tell,
         budget: Budget,
     ) -> None:
-        self._class_and_args = (actor_class, actor_args)
+        self._build_args = (versions(), actor_class, actor_args)
         self._options = options
         self._tell = tell
         self._budget = budget
@@ -157,7 +157,7 @@ class ActorCrew:
 
     def _is_well(self, seat: Seat, state: State) -> None:
         if state is State.WAKING:
-            seat.start(State.BUILDING, seat.actor.build.remote(*self._class_and_args))
+            seat.start(State.BUILDING, seat.actor.build.remote(*self._build_args))
         elif state is State.BUILDING:
             seat.num_failed_builds, seat.waits_since = 0, None
 

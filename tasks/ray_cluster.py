@@ -18,7 +18,7 @@ def connect(address: str | None, object_store_memory_bytes: int) -> bool:
     """Make sure that this process is a Ray driver. Returns whether it was this call that made it one.
 
     Raises:
-        InputError: nothing answers at the address.
+        InputError: nothing answers at the address, or a cluster of another Ray or Python.
     """
     if is_remote := address not in (None, "local"):
         _refuse_silence(str(address))
@@ -34,6 +34,10 @@ def connect(address: str | None, object_store_memory_bytes: int) -> bool:
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
         except ConnectionError as error:
             raise _no_answer(address) from error
+        except RuntimeError as error:
+            if "Version mismatch" not in str(error):
+                raise
+            raise InputError(f"--ray-address {address}: {' '.join(str(error).split())}") from error
     ray._private.worker._worker_logs_enabled = False  # what it prints of dead actors goes to standard output
     return True
 
