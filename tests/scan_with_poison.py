@@ -6,9 +6,9 @@ set_environment()
 
 from faulty_scan import PoisonedScorer  # noqa: E402
 
-import flows.scan  # noqa: E402
+import flows.crewed  # noqa: E402
 from flows.cli import main  # noqa: E402
 
 if __name__ == "__main__":
-    flows.scan.ShardScorer = PoisonedScorer
+    flows.crewed.ShardScorer = PoisonedScorer
     main()

@@ -29,7 +29,7 @@ from tasks import storage
 TESTS = Path(__file__).parent
 FINF = str(Path(sys.executable).parent / "finf")
 WAIT_SECONDS = 400
-NUM_ROWS, NUM_SHARDS = 576, 72
+NUM_ROWS, NUM_SHARDS = 320, 40
 FOUND_LEAKAGE, NOT_ALL_SCORED, STOPPED = 3, 4, 143
 CLEAN = ["the north wind has no name", "seven is a number and eight is too", "nobody was at home when it rang"]
 
