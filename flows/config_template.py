@@ -52,7 +52,8 @@ move_nats = 0.1                    # how far the query's own loss is moved, in n
 kind = "auto"                      # "every_query", "one_pass" (all queries in one pass, then each on its best rows),
                                    # "grouped"; default: one_pass if that halves the cost (see `finf plan`)
 # rescored_rows = 20               # kept for each query by the first pass, to be scored by the whole update; default:
-                                   # as many as cost about one forward pass over the corpus, at least top_k
+                                   # as many as cost about one forward pass over the corpus, at least top_k;
+                                   # two million at most for all queries together
 
 [rank]
 top_k = 20

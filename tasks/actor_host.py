@@ -34,7 +34,7 @@ class ActorHost:
         Raises:
             InputError: this node has other versions than the driver, or what the constructor raises.
         """
-        refuse_other_versions(of_driver)
+        _refuse_other_versions(of_driver)
         with _patient():
             self._hosted = actor_class(*actor_args)
             self._hosted.ping()
@@ -51,7 +51,7 @@ def versions() -> dict[str, str]:
     return {name: version(name).partition("+")[0] for name in PACKAGES}
 
 
-def refuse_other_versions(of_driver: Mapping[str, str]) -> None:
+def _refuse_other_versions(of_driver: Mapping[str, str]) -> None:
     here = versions()
     others = [
         f"{name} {here[name]}, the driver {of_driver[name]}" for name in PACKAGES if here[name] != of_driver[name]

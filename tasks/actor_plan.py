@@ -8,9 +8,7 @@ from finf_core.errors import InputError
 
 MAX_DEFAULT_CPU_ACTORS = 2  # each holds a copy of the model
 OWN_PATIENCE_SECONDS = 300.0
-CLUSTER_PATIENCE_SECONDS = (
-    1800.0  # nodes are started from nothing, with images and drivers, or have all been taken away
-)
+CLUSTER_PATIENCE_SECONDS = 1800.0  # its nodes may have to be started first, with images and drivers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -79,6 +79,32 @@ def test_any_tree_of_merges_is_one_merge(values, cuts, k, random) -> None:
     assert merge_top(parts, RankSpec(top_k=k)).equals(merge_top([rows], RankSpec(top_k=k)))
 
 
+unknown_too = st.one_of(st.none(), ratios)
+
+
+@given(st.dictionaries(keys, st.tuples(unknown_too, unknown_too), max_size=60), st.integers(1, 4), st.integers(0, 3))
+def test_both_ends_and_shared_words_are_kept_and_null_is_worst(values, k, other_k) -> None:
+    rows = table(dict.fromkeys(values, 0.0))
+    for name, column in (("control_z", [z for z, _ in values.values()]), ("bm25", [b for _, b in values.values()])):
+        place = CANDIDATES.get_field_index(name)
+        rows = rows.set_column(place, CANDIDATES.field(place), pa.array(column, pa.float64()))
+    rank = RankSpec(top_k=k, by="control_z", mirror_k=1, opponents_k=other_k, lexical_k=other_k)
+    merged = merge_top([rows], rank)
+    wanted = set()
+    for query in {key[0] for key in values}:
+        mine = sorted(key for key in values if key[0] == query)
+        wanted |= {*mine[:1]}  # all mirror ratios are equal
+        wanted |= {*sorted(mine, key=lambda key: -_known(values[key][0]))[:k]}
+        wanted |= {*sorted(mine, key=lambda key: -_known(values[key][0], -1))[:other_k]}
+        with_words = [key for key in mine if (values[key][1] or 0) > 0]
+        wanted |= {*sorted(with_words, key=lambda key: -_known(values[key][1]))[:other_k]}
+    assert set(zip(*(merged[name].to_pylist() for name in ("query_id", "shard", "row")), strict=True)) == wanted
+
+
+def _known(value: float | None, sign: int = 1) -> float:
+    return -np.inf if value is None else sign * value
+
+
 def test_the_texts_of_rows_that_are_not_kept_are_not_copied() -> None:
     rows = table({("q1", "a", row): row % 97 / 97 for row in range(4000)})
     place = CANDIDATES.get_field_index("text_excerpt")
